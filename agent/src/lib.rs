@@ -1,0 +1,1 @@
+//! Runs beside live storage: captures, spools, sends.

@@ -1,0 +1,1 @@
+//! Stamped workloads and the oracle that judges images; imports nothing of the product.

@@ -1,0 +1,1 @@
+//! Records, frames, segments, views: the Backspool journal.

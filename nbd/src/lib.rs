@@ -1,0 +1,1 @@
+//! An NBD server: protocol apart from transport and from what it serves.

@@ -1,0 +1,1 @@
+//! Keeps every version: ingest, catalog, views, replica image.
