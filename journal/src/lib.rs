@@ -1,1 +1,9 @@
-//! Records, frames, segments, views: the Backspool journal.
+//! The journal: records, frames, segments, index, views and the messages that carry them.
+//!
+//! Bytes are defined in `docs/FORMAT.md`. No tokio, no network, no thread and no clock of its own.
+
+pub mod codec;
+pub mod disk;
+pub mod error;
+pub mod limits;
+pub mod types;

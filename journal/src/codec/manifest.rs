@@ -1,0 +1,177 @@
+//! Entries of the manifest, the only root of a group's directory.
+
+use super::bytes::{Malformed, Reader, Writer, check_crc};
+use crate::types::{ChainHead, FrameNo, GroupId, Hash, ResyncId, Salt, SegmentNo, Seq, WallTime};
+
+/// Bytes of an entry: a sector, so that a torn one takes no other with it.
+pub const MANIFEST_ENTRY_BYTES: usize = 512;
+const MAGIC: [u8; 4] = *b"BSMF";
+const VERSION: u16 = 1;
+
+/// An entry with its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ManifestLine {
+    /// From 0, without a hole.
+    pub number: u64,
+    /// Guards against a file of another group.
+    pub group: GroupId,
+    /// What it says.
+    pub entry: ManifestEntry,
+}
+
+/// What an entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ManifestEntry {
+    /// The first one.
+    Header {
+        /// Random.
+        salt: Salt,
+    },
+    /// A segment exists, with a durable header, and may hold frames.
+    Created(SegmentCreated),
+    /// A segment will not change any more, and ends in its index.
+    Sealed(SegmentSealed),
+    /// A segment is not part of the group any more; its file may be gone.
+    Dropped(SegmentNo),
+    /// A clean stop.
+    Stopped(Stopped),
+}
+
+/// A segment exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentCreated {
+    /// Its number.
+    pub number: SegmentNo,
+    /// As in its header.
+    pub salt: Salt,
+    /// Base: which resync.
+    pub resync: Option<ResyncId>,
+    /// Live: its first `Seq`.
+    pub first: Option<Seq>,
+}
+
+/// A segment will not change any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentSealed {
+    /// Its number.
+    pub number: SegmentNo,
+    /// Length of the file.
+    pub file_bytes: u64,
+    /// One past its last `Seq`; base: none.
+    pub end: Option<Seq>,
+    /// Chain head after its last frame.
+    pub head: ChainHead,
+    /// Number of its last frame.
+    pub last_frame: FrameNo,
+    /// Times of its first and last record.
+    pub times: (WallTime, WallTime),
+}
+
+/// Where the order stood at a clean stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Live head.
+    pub seq: Option<Seq>,
+    /// Its chain head.
+    pub head: ChainHead,
+    /// The keeper's clock.
+    pub wall: WallTime,
+}
+
+impl ManifestLine {
+    /// Its bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::with_capacity(MANIFEST_ENTRY_BYTES);
+        w.put(&MAGIC).u32(0).u64(self.number).put(&self.group.0);
+        let mut kind = |number: u16| {
+            w.u16(number).zeroes(6);
+        };
+        match &self.entry {
+            ManifestEntry::Header { salt } => {
+                kind(1);
+                w.u16(VERSION).zeroes(6).u64(0).u64(0).put(&salt.0);
+            }
+            ManifestEntry::Created(c) => {
+                kind(2);
+                w.u64(c.number.0).u8(if c.resync.is_some() { 2 } else { 1 }).zeroes(7).put(&c.salt.0);
+                w.put(&c.resync.map_or([0; 16], |id| id.0)).u64(Seq::encode(c.first));
+            }
+            ManifestEntry::Sealed(s) => {
+                kind(3);
+                w.u64(s.number.0).u64(s.file_bytes).u64(Seq::encode(s.end)).put(&s.head.0.0);
+                w.u64(s.last_frame.number()).u64(s.times.0.0).u64(s.times.1.0);
+            }
+            ManifestEntry::Dropped(number) => {
+                kind(4);
+                w.u64(number.0);
+            }
+            ManifestEntry::Stopped(s) => {
+                kind(5);
+                w.u64(Seq::encode(s.seq)).put(&s.head.0.0).u64(s.wall.0);
+            }
+        }
+        w.pad_to(MANIFEST_ENTRY_BYTES);
+        w.finish_with_crc(4, 8)
+    }
+
+    /// Checked: CRC, version, and that the rest is empty.
+    pub fn decode(bytes: &[u8; MANIFEST_ENTRY_BYTES]) -> Result<Self, Malformed> {
+        let mut r = Reader::new(bytes);
+        r.magic(MAGIC)?;
+        check_crc(bytes, 4, 8)?;
+        r.u32()?;
+        let number = r.u64()?;
+        let group = GroupId::new(r.array()?).ok_or(Malformed("a manifest without a group"))?;
+        let kind = r.u16()?;
+        r.reserved(6)?;
+        let entry = match kind {
+            1 => ManifestEntry::Header { salt: header(&mut r)? },
+            2 => ManifestEntry::Created(created(&mut r)?),
+            3 => ManifestEntry::Sealed(sealed(&mut r)?),
+            4 => ManifestEntry::Dropped(SegmentNo(r.u64()?)),
+            5 => ManifestEntry::Stopped(Stopped {
+                seq: Seq::new(r.u64()?),
+                head: ChainHead(Hash(r.array()?)),
+                wall: WallTime(r.u64()?),
+            }),
+            _ => return Err(Malformed("a manifest entry of an unknown kind: made by a newer version?")),
+        };
+        r.reserved(r.rest().len())?;
+        Ok(Self { number, group, entry })
+    }
+}
+
+fn header(r: &mut Reader<'_>) -> Result<Salt, Malformed> {
+    if r.u16()? != VERSION {
+        return Err(Malformed("a manifest of another version"));
+    }
+    r.reserved(6)?;
+    if r.u64()? != 0 {
+        return Err(Malformed("a manifest that requires a feature this version does not have"));
+    }
+    r.u64()?;
+    Ok(Salt(r.array()?))
+}
+
+fn created(r: &mut Reader<'_>) -> Result<SegmentCreated, Malformed> {
+    let number = SegmentNo(r.u64()?);
+    let kind = r.u8()?;
+    r.reserved(7)?;
+    let created =
+        SegmentCreated { number, salt: Salt(r.array()?), resync: ResyncId::new(r.array()?), first: Seq::new(r.u64()?) };
+    match (kind, created.resync, created.first) {
+        (1, None, Some(_)) | (2, Some(_), None) => Ok(created),
+        _ => Err(Malformed("a segment of no known kind")),
+    }
+}
+
+fn sealed(r: &mut Reader<'_>) -> Result<SegmentSealed, Malformed> {
+    Ok(SegmentSealed {
+        number: SegmentNo(r.u64()?),
+        file_bytes: r.u64()?,
+        end: Seq::new(r.u64()?),
+        head: ChainHead(Hash(r.array()?)),
+        last_frame: FrameNo::new(r.u64()?).ok_or(Malformed("a sealed segment without frames"))?,
+        times: (WallTime(r.u64()?), WallTime(r.u64()?)),
+    })
+}

@@ -1,0 +1,26 @@
+//! Bytes to structs and back, as `docs/FORMAT.md` says. Pure: no file, no clock; encoding cannot fail, decoding checks everything.
+
+#![deny(clippy::indexing_slicing)]
+
+mod bytes;
+mod envelope;
+mod frame;
+mod manifest;
+mod note;
+mod record;
+mod segment;
+mod trailer;
+mod unit;
+
+pub use bytes::{Malformed, Reader, Writer};
+pub use envelope::{ENVELOPE_BYTES, Envelope};
+pub use frame::{FRAME_HEADER_BYTES, FrameHeader, FrameKind};
+pub use manifest::{MANIFEST_ENTRY_BYTES, ManifestEntry, ManifestLine, SegmentCreated, SegmentSealed, Stopped};
+pub use note::{EpochBegin, Gap, GapReason, Mark, Sealed, VolumeAdd};
+pub use record::{Body, ClockKind, PointClass, RECORD_BYTES, Record, UnitPlace};
+pub use segment::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKind};
+pub use trailer::{Section, TRAILER_BYTES, Trailer};
+pub use unit::{Codec, UNIT_ENTRY_BYTES, UnitEntry};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,67 @@
+//! Random 128-bit identities. Names are for people; these are what is compared.
+
+use std::fmt;
+
+macro_rules! id128 {
+    ($($(#[$doc:meta])+ $name:ident;)+) => {$(
+        $(#[$doc])+
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub [u8; 16]);
+
+        impl $name {
+            /// `None` for all zeroes, which stands for "none" on disk.
+            pub fn new(bytes: [u8; 16]) -> Option<Self> {
+                (bytes != [0; 16]).then_some(Self(bytes))
+            }
+
+            /// Parses 32 hexadecimal digits.
+            pub fn parse(text: &str) -> Option<Self> {
+                super::hash::parse_hex(text).and_then(Self::new)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                super::hash::hex(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+    )+};
+}
+
+id128! {
+    /// A group of volumes that share one write order.
+    GroupId;
+    /// One run of an agent on a group.
+    EpochId;
+    /// One first copy or resync.
+    ResyncId;
+    /// Random per segment, so that left-over frames never parse.
+    Salt;
+    /// A volume, whatever its name or path.
+    VolumeUuid;
+    /// One boot of the agent's machine.
+    BootId;
+    /// The key a segment is encrypted with.
+    KeyId;
+}
+
+/// Number of a segment in its group's directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentNo(pub u64);
+
+impl SegmentNo {
+    /// The name of its file.
+    pub fn file_name(self) -> String {
+        format!("{:016x}.seg", self.0)
+    }
+}
+
+/// The receiver's number for one connection of an agent; 0: made by the keeper itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(pub u64);

@@ -1,0 +1,13 @@
+//! Newtypes for every number that has a unit.
+
+mod block;
+mod hash;
+mod ident;
+mod seq;
+mod time;
+
+pub use block::{Extent, SECTOR_BYTES, Sector, Sectors, VolumeNo};
+pub use hash::{ChainHead, Hash};
+pub use ident::{BootId, EpochId, GroupId, KeyId, ResyncId, Salt, SegmentNo, SessionId, VolumeUuid};
+pub use seq::{Durable, FrameNo, Received, Seq};
+pub use time::{Micros, WallTime};
