@@ -1,0 +1,195 @@
+//! Files through plain `pread`, `pwritev` and `fdatasync`: works everywhere, and faults can be injected from outside.
+
+use std::ffi::OsStr;
+use std::fs::{self, DirBuilder};
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::io::{Errno, retry_on_intr};
+
+use super::{Disk, File, Handle, Open, Poison, bytes, check_name, is_name, total, write_all};
+use crate::error::{Error, Result};
+
+/// A directory of a real file system.
+#[derive(Debug)]
+pub struct FileDisk {
+    dir: OwnedFd,
+    path: PathBuf,
+    poison: Poison,
+}
+
+impl FileDisk {
+    /// Opens a directory that exists.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_owned();
+        let dir = open_dir(&path)?;
+        Ok(Self { dir: dir.into(), path, poison: Poison::default() })
+    }
+
+    /// Opens a directory; creates it, and the missing ones above it, durably. New ones are for the owner only.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self> {
+        let path = std::path::absolute(path)?;
+        create_dir(&path)?;
+        Self::open(path)
+    }
+
+    /// Keeps other processes, and other `FileDisk`s of this one, from locking the directory while this one lives.
+    ///
+    /// Fails at once as [`ErrorKind::Locked`](crate::error::ErrorKind::Locked) when one of them has it.
+    pub fn lock(&self) -> Result<()> {
+        match retry_on_intr(|| rustix::fs::flock(&self.dir, FlockOperation::NonBlockingLockExclusive)) {
+            Ok(()) => Ok(()),
+            Err(Errno::WOULDBLOCK) => Err(Error::locked("in use by another process").with_path(&self.path)),
+            Err(errno) => Err(Error::from(errno).context("cannot lock").with_path(&self.path)),
+        }
+    }
+
+    /// Opens a file as its own type, for backends that build on this one.
+    pub(super) fn open_plain(&self, name: &str, mode: Open) -> Result<PlainFile> {
+        check_name(name)?;
+        let flags = match mode {
+            Open::Existing => OFlags::RDWR,
+            Open::ReadOnly => OFlags::RDONLY,
+            Open::CreateNew => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
+        };
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let fd = retry_on_intr(|| rustix::fs::openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR))
+            .map_err(|errno| self.failed(errno, "cannot open", name))?;
+        Ok(PlainFile { fd, path: self.path.join(name), handle: Handle::new(mode) })
+    }
+
+    fn failed(&self, errno: Errno, doing: &'static str, name: &str) -> Error {
+        Error::from(errno).context(doing).with_path(self.path.join(name))
+    }
+}
+
+impl Disk for FileDisk {
+    fn open(&self, name: &str, mode: Open) -> Result<Arc<dyn File>> {
+        Ok(Arc::new(self.open_plain(name, mode)?))
+    }
+
+    fn list(&self) -> Result<Vec<String>> {
+        let failed = |errno| self.failed(errno, "cannot list", "");
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&self.dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            // Some file systems do not say the type here; a directory among them fails when it is opened.
+            if entry.file_type().is_dir() {
+                continue;
+            }
+            names.extend(entry.file_name().to_str().ok().filter(|name| is_name(name)).map(str::to_owned));
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        check_name(from)?;
+        check_name(to)?;
+        rustix::fs::renameat(&self.dir, from, &self.dir, to).map_err(|errno| self.failed(errno, "cannot rename", from))
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        check_name(name)?;
+        rustix::fs::unlinkat(&self.dir, name, AtFlags::empty())
+            .map_err(|errno| self.failed(errno, "cannot remove", name))
+    }
+
+    fn sync_dir(&self) -> Result<()> {
+        self.poison
+            .guard(|| Ok(retry_on_intr(|| rustix::fs::fsync(&self.dir))?))
+            .map_err(|error| error.context("cannot sync the directory").with_path(&self.path))
+    }
+}
+
+/// One open file of a [`FileDisk`].
+#[derive(Debug)]
+pub(super) struct PlainFile {
+    fd: OwnedFd,
+    path: PathBuf,
+    pub(super) handle: Handle,
+}
+
+impl PlainFile {
+    pub(super) fn failed(&self, error: impl Into<Error>, doing: &'static str) -> Error {
+        error.into().context(doing).with_path(&self.path)
+    }
+}
+
+impl AsFd for PlainFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl File for PlainFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            let at = offset.saturating_add(bytes(done));
+            let count = retry_on_intr(|| rustix::io::pread(&self.fd, &mut buf[done..], at))
+                .map_err(|errno| self.failed(errno, "cannot read").with_offset(at))?;
+            if count == 0 {
+                break;
+            }
+            done += count;
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> Result<()> {
+        self.handle
+            .check_write(offset, total(bufs))
+            .and_then(|()| Ok(write_all(offset, bufs, |at, part| Ok(rustix::io::pwritev(&self.fd, part, at)?))?))
+            .map_err(|error| self.failed(error, "cannot write").with_offset(offset))
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.handle
+            .poison
+            .guard(|| Ok(retry_on_intr(|| rustix::fs::fdatasync(&self.fd))?))
+            .map_err(|error| self.failed(error, "cannot sync"))
+    }
+
+    fn len(&self) -> Result<u64> {
+        let stat = rustix::fs::fstat(&self.fd).map_err(|errno| self.failed(errno, "cannot stat"))?;
+        u64::try_from(stat.st_size).map_err(|_| Error::corrupt("negative length").with_path(&self.path))
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.handle
+            .check_write(len, 0)
+            .and_then(|()| Ok(retry_on_intr(|| rustix::fs::ftruncate(&self.fd, len))?))
+            .map_err(|error| self.failed(error, "cannot set the length"))
+    }
+}
+
+fn open_dir(path: &Path) -> Result<fs::File> {
+    fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_DIRECTORY)
+        .open(path)
+        .map_err(|error| Error::from(error).context("cannot open the directory").with_path(path))
+}
+
+/// Creates `path` and what is missing above it, each made durable in its parent before anything is put inside.
+fn create_dir(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let Some(parent) = path.parent().filter(|parent| *parent != OsStr::new("")) else {
+        return Err(Error::invalid("cannot create the directory").with_path(path));
+    };
+    create_dir(parent)?;
+    let failed = |error| Error::from(error).context("cannot create the directory").with_path(path);
+    match DirBuilder::new().mode(0o700).create(path) {
+        // Another process was faster.
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        other => other.map_err(failed)?,
+    }
+    open_dir(parent)?.sync_all().map_err(failed)
+}
