@@ -5,5 +5,6 @@
 pub mod codec;
 pub mod disk;
 pub mod error;
+pub mod frame;
 pub mod limits;
 pub mod types;

@@ -1,0 +1,78 @@
+//! What ingest checks of a frame before it believes it.
+
+use bytes::Bytes;
+
+use super::{Frame, Tables, Unit, size, unit_crcs};
+use crate::codec::{Body, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Malformed, Reader, Record, UnitEntry, UnitPlace};
+use crate::types::{ChainHead, Hash, WallTime};
+
+impl Frame {
+    /// The length of the frame that starts with these bytes, which may be trusted: CRC and limits were checked.
+    pub fn length(header: &[u8; FRAME_HEADER_BYTES]) -> Result<usize, Malformed> {
+        FrameHeader::decode(header).map(|header| header.frame_bytes())
+    }
+
+    /// A frame from its bytes: header CRC, limits, tables hash, every unit and record, and the CRC of every unit. Not the payload
+    /// hash: the agent hashed it once, scrub compares it.
+    pub fn check(bytes: Bytes) -> Result<Self, Malformed> {
+        let (first, body) = bytes.split_first_chunk::<FRAME_HEADER_BYTES>().ok_or(Malformed("it ends too early"))?;
+        let header = FrameHeader::decode(first)?;
+        if bytes.len() != header.frame_bytes() {
+            return Err(Malformed("a frame that is not as long as it says"));
+        }
+        let tables = Tables::of(&header, body);
+        if Hash::of(tables.all) != header.tables_hash {
+            return Err(Malformed("the tables do not match their hash"));
+        }
+        if tables.padding.iter().any(|&byte| byte != 0) {
+            return Err(Malformed("reserved bytes are not zero: made by a newer version?"));
+        }
+        let units = check_units(&header, &tables)?;
+        check_records(&header, &tables, &units)?;
+        let head = ChainHead(Hash::of(first));
+        Ok(Self { header, head, bytes })
+    }
+}
+
+fn check_units(header: &FrameHeader, tables: &Tables<'_>) -> Result<Vec<UnitEntry>, Malformed> {
+    let (mut units, mut crcs) = (Reader::new(tables.units), Reader::new(tables.crcs));
+    let mut payload = Reader::new(tables.payload);
+    let mut at = 0;
+    let mut entries = Vec::with_capacity(size(header.units));
+    for _ in 0..header.units {
+        let Unit { entry, crcs: stored_crcs } = Unit::decode(&mut units, &mut crcs)?;
+        if entry.offset != at {
+            return Err(Malformed("units that do not stand one after the other"));
+        }
+        let stored = payload.bytes(size(entry.stored))?;
+        if !unit_crcs(entry.codec, stored).eq(stored_crcs) {
+            return Err(Malformed("data that does not match its checksum"));
+        }
+        at += entry.stored;
+        entries.push(entry);
+    }
+    crcs.end()?;
+    payload.end()?;
+    Ok(entries)
+}
+
+fn check_records(header: &FrameHeader, tables: &Tables<'_>, units: &[UnitEntry]) -> Result<(), Malformed> {
+    let mut r = Reader::new(tables.records);
+    let mut time = WallTime(0);
+    for _ in 0..header.records {
+        let record = Record::decode(&mut r, tables.notes)?;
+        if record.time < time {
+            return Err(Malformed("records whose times go back"));
+        }
+        time = record.time;
+        if let Body::Write { extent, place: UnitPlace { unit, offset }, .. } = record.body {
+            let unit = units.get(size(unit)).ok_or(Malformed("a write into a unit that is not there"))?;
+            if u64::from(offset) + extent.bytes() > u64::from(unit.decoded) {
+                return Err(Malformed("a write whose data lies outside its unit"));
+            }
+        } else if matches!(header.kind, FrameKind::Base { .. }) && !matches!(record.body, Body::Pattern { .. }) {
+            return Err(Malformed("a base holds nothing but what was read"));
+        }
+    }
+    Ok(())
+}
