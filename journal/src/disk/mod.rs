@@ -9,10 +9,14 @@
 //! | [`Disk::open`] with [`Open::CreateNew`], [`Disk::rename`], [`Disk::remove`] | whole or not at all |
 //! | [`Disk::sync_dir`] | every earlier change of names |
 
+mod buf;
 mod durable;
 mod file;
+mod holes;
+mod reader;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod uring;
 
 #[cfg(test)]
 mod tests;
@@ -22,10 +26,14 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use buf::AlignedBuf;
 pub use durable::{durable_rename, read_file, replace_file};
 pub use file::FileDisk;
+pub use holes::next_data;
+pub use reader::{Block, Completion, DirectReader, Shape};
 #[cfg(any(test, feature = "sim"))]
 pub use sim::SimDisk;
+pub use uring::UringDisk;
 
 use crate::error::{Error, Result};
 

@@ -19,6 +19,11 @@ fn on_every_disk(story: impl Fn(&dyn Disk)) {
     story(&SimDisk::new(1));
     let dir = tempfile::tempdir().unwrap();
     story(&FileDisk::create(dir.path().join("plain/nested")).unwrap());
+    if UringDisk::available() {
+        story(&UringDisk::new(FileDisk::create(dir.path().join("uring")).unwrap()).unwrap());
+    } else {
+        println!("skipped: io_uring is not available here");
+    }
 }
 
 #[test]
@@ -129,6 +134,34 @@ fn a_failed_sync_poisons_the_handle_for_good() {
     disk.fail_nth(disk.ops() + 1, Fault::NoSpace);
     assert_eq!(kind(disk.sync_dir()), ErrorKind::NoSpace);
     assert_eq!(kind(disk.sync_dir()), ErrorKind::Poisoned);
+}
+
+/// The same of a real file: this test runs itself again where the first `fdatasync` of each thread fails.
+#[test]
+fn a_failed_fdatasync_poisons_a_real_handle() {
+    const CHILD: &str = "JOURNAL_TEST_FDATASYNC_FAILS";
+    if std::env::var_os(CHILD).is_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = FileDisk::open(dir.path()).unwrap().open("a", Open::CreateNew).unwrap();
+        write(&*file, 0, b"x").unwrap();
+        assert_eq!(kind(file.sync()), ErrorKind::Io);
+        assert_eq!(kind(file.sync()), ErrorKind::Poisoned);
+        assert_eq!(kind(write(&*file, 0, b"x")), ErrorKind::Poisoned);
+        return;
+    }
+    let child = std::process::Command::new("strace")
+        .args(["-f", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=1"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "disk::tests::a_failed_fdatasync_poisons_a_real_handle"])
+        .env(CHILD, "1")
+        .output();
+    match child {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.contains("1 passed"), "{said}");
+        }
+        Err(error) => println!("skipped: strace is not available here: {error}"),
+    }
 }
 
 fn contents(disk: &SimDisk, name: &str) -> Vec<u8> {
