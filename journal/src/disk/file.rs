@@ -1,6 +1,5 @@
 //! Files through plain `pread`, `pwritev` and `fdatasync`: works everywhere, and faults can be injected from outside.
 
-use std::ffi::OsStr;
 use std::fs::{self, DirBuilder};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -178,14 +177,13 @@ fn open_dir(path: &Path) -> Result<fs::File> {
 
 /// Creates `path` and what is missing above it, each made durable in its parent before anything is put inside.
 fn create_dir(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let Some(parent) = path.parent().filter(|parent| *parent != OsStr::new("")) else {
-        return Err(Error::invalid("cannot create the directory").with_path(path));
-    };
-    create_dir(parent)?;
+    let Some(parent) = path.parent() else { return Ok(()) };
     let failed = |error| Error::from(error).context("cannot create the directory").with_path(path);
+    if path.is_dir() {
+        // An earlier run of ours may have been killed before it got to this. A parent that we may not read is not ours.
+        return open_dir(parent).map_or(Ok(()), |parent| parent.sync_all()).map_err(failed);
+    }
+    create_dir(parent)?;
     match DirBuilder::new().mode(0o700).create(path) {
         // Another process was faster.
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => {}

@@ -157,11 +157,12 @@ impl SimDisk {
     #[must_use]
     pub fn crash(&self, mode: CrashMode, rng: &mut Rng) -> Self {
         let state = self.shared.state();
-        let mut names = match mode {
-            CrashMode::LoseAll => state.durable.clone(),
-            CrashMode::KeepAll => state.live.clone(),
-            CrashMode::Random => surviving_names(&state.durable, &state.pending, rng),
-        };
+        let mut names = state.durable.clone();
+        match mode {
+            CrashMode::LoseAll => {}
+            CrashMode::KeepAll => state.pending.iter().for_each(|change| change.apply(&mut names)),
+            CrashMode::Random => names = surviving_names(&state.durable, &state.pending, rng),
+        }
         let mut inodes = Vec::with_capacity(names.len());
         for inode in names.values_mut() {
             inodes.push(state.inodes[*inode].crash(mode, rng));
@@ -203,13 +204,13 @@ impl Disk for SimDisk {
                 Ok(DirChange::Create { name: name.to_owned(), inode: state.inodes.len() - 1 })
             })?;
         }
-        let inode = self.shared.state().lookup(name)?;
+        let inode = self.shared.powered()?.lookup(name)?;
         let shared = Arc::clone(&self.shared);
         Ok(Arc::new(SimFile { shared, inode, name: name.to_owned(), handle: Handle::new(mode) }))
     }
 
     fn list(&self) -> Result<Vec<String>> {
-        Ok(self.shared.state().live.keys().cloned().collect())
+        Ok(self.shared.powered()?.live.keys().cloned().collect())
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
@@ -252,6 +253,12 @@ impl Disk for SimDisk {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, for what is not an operation but needs the power too.
+    fn powered(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        if state.ops >= state.stop_at { Err(power_is_off()) } else { Ok(state) }
     }
 }
 
@@ -303,8 +310,10 @@ impl DirChange {
                 names.insert(name.clone(), *inode);
             }
             Self::Rename { from, to } => {
-                let inode = names.remove(from).expect("changes of one name are applied in order");
-                names.insert(to.clone(), inode);
+                // Gone if a failed sync of the directory lost its creation.
+                if let Some(inode) = names.remove(from) {
+                    names.insert(to.clone(), inode);
+                }
             }
             Self::Remove { name } => {
                 names.remove(name);
@@ -367,20 +376,17 @@ impl fmt::Debug for SimFile {
 
 impl File for SimFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let state = &mut *self.shared.state();
-        if state.ops >= state.stop_at {
-            return Err(self.failed(power_is_off(), "cannot read").with_offset(offset));
-        }
-        state.reads += 1;
-        let want = match state.read_faults.remove(&state.reads) {
-            None => buf.len(),
-            Some(ReadFault::Short) => buf.len() / 2,
-            Some(ReadFault::Io) => {
-                let error = Error::from(io::Error::from_raw_os_error(libc::EIO));
-                return Err(self.failed(error, "cannot read").with_offset(offset));
-            }
+        let mut read = || {
+            let state = &mut *self.shared.powered()?;
+            state.reads += 1;
+            let want = match state.read_faults.remove(&state.reads) {
+                None => buf.len(),
+                Some(ReadFault::Short) => buf.len() / 2,
+                Some(ReadFault::Io) => return Err(io::Error::from_raw_os_error(libc::EIO).into()),
+            };
+            Ok(state.inodes[self.inode].read(offset, &mut buf[..want]))
         };
-        Ok(state.inodes[self.inode].read(offset, &mut buf[..want]))
+        read().map_err(|error| self.failed(error, "cannot read").with_offset(offset))
     }
 
     fn write_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> Result<()> {
@@ -416,7 +422,7 @@ impl File for SimFile {
     }
 
     fn len(&self) -> Result<u64> {
-        Ok(bytes(self.shared.state().inodes[self.inode].len()))
+        Ok(bytes(self.shared.powered()?.inodes[self.inode].len()))
     }
 
     fn set_len(&self, len: u64) -> Result<()> {

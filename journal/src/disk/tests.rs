@@ -136,6 +136,22 @@ fn a_failed_sync_poisons_the_handle_for_good() {
     assert_eq!(kind(disk.sync_dir()), ErrorKind::Poisoned);
 }
 
+/// What a failed sync of the directory lost stays lost, whatever happens to its name later.
+#[test]
+fn a_failed_directory_sync_loses_names_for_good() {
+    let mut left = std::collections::BTreeSet::new();
+    for seed in 0..20 {
+        let disk = SimDisk::new(seed);
+        disk.open("a", Open::CreateNew).unwrap();
+        disk.fail_nth(2, Fault::Io);
+        assert_eq!(kind(disk.sync_dir()), ErrorKind::Io);
+        disk.rename("a", "b").unwrap();
+        assert_eq!(disk.list().unwrap(), ["b"]);
+        left.insert(disk.crash(CrashMode::KeepAll, &mut Rng::new(seed)).list().unwrap());
+    }
+    assert_eq!(left, [vec![], vec!["b".to_owned()]].into());
+}
+
 /// The same of a real file: this test runs itself again where the first `fdatasync` of each thread fails.
 #[test]
 fn a_failed_fdatasync_poisons_a_real_handle() {
@@ -264,6 +280,7 @@ fn a_replacement_is_whole_wherever_the_power_goes() {
             let (disk, result) = run(stop_at);
             assert_eq!(kind(result), ErrorKind::Unavailable);
             assert_eq!(kind(read_file(&disk, "state", 9999)), ErrorKind::Unavailable);
+            assert_eq!(kind(disk.list()), ErrorKind::Unavailable);
             let left = contents(&disk.crash(CrashMode::Random, &mut Rng::new(seed)), "state");
             assert!(left == old || left == new, "stopped at {stop_at}, seed {seed}");
             survivors[usize::from(left == new)] += 1;
