@@ -195,7 +195,7 @@ impl<'a> Judge<'a> {
         };
         if let Some(problem) = problem {
             let expected = newest.map(|id| *self.op(id));
-            self.verdict.add(Finding { problem, sector, expected, found: self.found(bytes) });
+            self.verdict.add(Finding { problem, sector, count: 1, expected, found: self.found(bytes) });
         }
         let Ok(shown) = shown else { return };
         let end = self.end(shown);
@@ -285,7 +285,13 @@ impl<'a> Judge<'a> {
             if op.acked.is_none() {
                 self.verdict.torn_in_doubt += 1;
             } else {
-                self.verdict.add(Finding { problem: Problem::Torn, sector, expected: Some(op), found: Found::NotRead });
+                self.verdict.add(Finding {
+                    problem: Problem::Torn,
+                    sector,
+                    count: 1,
+                    expected: Some(op),
+                    found: Found::NotRead,
+                });
             }
         }
         let is_in =
@@ -296,7 +302,7 @@ impl<'a> Judge<'a> {
             let at = self.edges.iter().filter(|((_, later), _)| *later == id).map(|(_, sector)| *sector).min();
             let op = *self.op(id);
             let (sector, expected) = (at.unwrap_or(op.sectors.first), Some(op));
-            self.verdict.add(Finding { problem: Problem::Order, sector, expected, found: Found::NotRead });
+            self.verdict.add(Finding { problem: Problem::Order, sector, count: 1, expected, found: Found::NotRead });
         }
         (self.verdict, self.evidence)
     }

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use crate::history::BLOCK_SECTORS;
 use crate::op::{Kind, Sectors};
 use crate::rng::Rng;
 use crate::stamp::SECTOR_BYTES;
@@ -91,7 +92,7 @@ impl<'a> Picker<'a> {
         let mut roll = self.rng.below(total.max(1));
         for share in &self.load.sizes {
             if roll < u64::from(share.weight) {
-                return u64::from(share.bytes) / SECTOR_BYTES as u64;
+                return (u64::from(share.bytes) / SECTOR_BYTES as u64).max(1);
             }
             roll -= u64::from(share.weight);
         }
@@ -121,5 +122,3 @@ impl InFlight {
         }
     }
 }
-
-const BLOCK_SECTORS: u64 = 8;

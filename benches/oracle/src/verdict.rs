@@ -42,8 +42,10 @@ pub enum Found {
 pub struct Finding {
     /// In what way.
     pub problem: Problem,
-    /// Where.
+    /// Where; the first of `count`.
     pub sector: u64,
+    /// How many sectors in a row it is true of.
+    pub count: u64,
     /// The newest operation that must be in there, or the one that is torn or cannot be placed; `None`: the initial content.
     pub expected: Option<Op>,
     /// What was there instead.
@@ -90,7 +92,11 @@ impl Verdict {
 
     pub(crate) fn add(&mut self, finding: Finding) {
         self.wrong += 1;
-        if self.findings.len() < FINDINGS_MAX {
+        if let Some(last) = self.findings.last_mut()
+            && last.goes_on_with(&finding)
+        {
+            last.count += 1;
+        } else if self.findings.len() < FINDINGS_MAX {
             self.findings.push(finding);
         }
     }
@@ -106,6 +112,18 @@ impl Verdict {
             self.is_legal(),
             words.join(",")
         )
+    }
+}
+
+impl Finding {
+    /// Is `next` the same about the next sector?
+    fn goes_on_with(&self, next: &Self) -> bool {
+        let same_found = match (&self.found, &next.found) {
+            (Found::Stamp(a, _), Found::Stamp(b, _)) => a.number == b.number,
+            (a, b) => a == b,
+        };
+        let about = |finding: &Self| (finding.problem, finding.expected);
+        same_found && about(self) == about(next) && self.sector + self.count == next.sector
     }
 }
 
@@ -135,7 +153,7 @@ impl fmt::Display for Verdict {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "sector {}: {:?}: ", self.sector, self.problem)?;
+        write!(f, "sectors {}..{}: {:?}: ", self.sector, self.sector + self.count, self.problem)?;
         match (&self.expected, self.problem) {
             (Some(op), Problem::Torn | Problem::Order) => write!(f, "it is about {op}")?,
             (Some(op), _) => write!(f, "expected {op}, or later")?,

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test helper that fails is a test that fails")]
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -189,4 +190,48 @@ fn a_killed_and_restarted_server_leaves_a_legal_image() {
     let crash = history.judge_crash(Some(Micros::now()), &mut image_of(&File::open(&path).unwrap())).unwrap();
     assert!(crash.verdict.is_legal(), "{}", crash.verdict);
     assert_eq!(crash.acked_missing, 0);
+}
+
+fn stamp(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stamp"));
+    command.args(args);
+    command
+}
+
+#[test]
+fn the_program_fills_runs_and_judges_even_after_it_was_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (image, log) = (dir.path().join("volume"), dir.path().join("log"));
+    let (image, log) = (image.to_str().unwrap(), log.to_str().unwrap());
+    assert!(stamp(&["fill", image, "4194304", "21"]).status().unwrap().success());
+    let Some(server) = Server::start(dir.path(), &["file", image]) else { return };
+    let first = ["run", &server.address, "--history", log, "--seed", "21", "--ops", "300", "--connections", "3"];
+    let out = stamp(&first).output().unwrap();
+    assert!(String::from_utf8_lossy(&out.stdout).starts_with("{\"ops\":300,"), "{out:?}");
+
+    let mut endless = stamp(&["run", &server.address, "--history", log, "--connections", "3"]).spawn().unwrap();
+    let size = std::fs::metadata(log).unwrap().len();
+    while std::fs::metadata(log).unwrap().len() < size + 100_000 {
+        assert!(endless.try_wait().unwrap().is_none());
+        thread::sleep(Duration::from_millis(5));
+    }
+    endless.kill().unwrap();
+    endless.wait().unwrap();
+    drop(server);
+
+    let now = Micros::now().0.to_string();
+    let judge = || {
+        let at = stamp(&["judge", "--history", log, "--at", &now, image]).output().unwrap();
+        let crash = stamp(&["crash", "--history", log, "--floor", &now, image]).output().unwrap();
+        (at.status.code(), crash.status.code())
+    };
+    assert_eq!(judge(), (Some(0), Some(0)));
+    let history = History::read(Path::new(log)).unwrap();
+    let at = history.ops()[7].sectors.first * 512 + 99;
+    let file = File::options().read(true).write(true).open(image).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+    assert_eq!(judge(), (Some(14), Some(14)));
+    assert_eq!(stamp(&["judge", "--nonsense"]).stderr(Stdio::null()).status().unwrap().code(), Some(2));
 }

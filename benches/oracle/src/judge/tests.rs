@@ -242,6 +242,8 @@ fn a_crash_is_a_prefix_and_what_it_lost_is_counted() {
     assert_eq!(broken.verdict.findings[0].problem, Problem::Stale);
     assert_eq!((broken.verdict.wrong, broken.acked_missing), (8, 3));
 
+    assert_eq!((broken.verdict.findings.len(), broken.verdict.findings[0].count), (1, 8)); // said once
+
     // The ninth without the eighth is no prefix.
     replica.apply(&ops[8]);
     let hole = history.judge_crash(None, &mut *replica.image()).unwrap();
