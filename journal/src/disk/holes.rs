@@ -10,17 +10,13 @@ use crate::error::{Error, Result};
 
 /// The first range of data at or after `offset`, in bytes; `None` if only a hole, or nothing, follows.
 ///
-/// Where holes are not known (devices, some file systems) everything up to the end is data. A file that changes meanwhile
-/// gives some answer of the time in between. Moves the position of the descriptor.
+/// Where holes are not known (devices, some file systems) the kernel says that everything up to the end is data. A file
+/// that changes meanwhile gives some answer of the time in between. Moves the position of the descriptor.
 pub fn next_data(file: impl AsFd, offset: u64) -> Result<Option<Range<u64>>> {
     let file = file.as_fd();
     let start = match seek(file, SeekFrom::Data(offset)) {
         Ok(start) => start,
         Err(Errno::NXIO) => return Ok(None),
-        Err(Errno::INVAL | Errno::OPNOTSUPP) => {
-            let end = seek(file, SeekFrom::End(0)).map_err(failed)?;
-            return Ok((offset < end).then_some(offset..end));
-        }
         Err(errno) => return Err(failed(errno)),
     };
     match seek(file, SeekFrom::Hole(start)) {

@@ -32,9 +32,6 @@ use crate::error::{Error, Result};
 /// What every device accepts as alignment of places and lengths, in bytes.
 const ALIGN: usize = 4096;
 
-/// Bytes in the smallest block of any device.
-const SECTOR: usize = 512;
-
 /// How much a [`DirectReader`] does at once. Memory: `buffers * buffer_len`.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
@@ -190,9 +187,8 @@ impl DirectReader {
         match result {
             Ok(count) => {
                 read.done += count;
-                // Not a whole sector, or nothing: the source has been cut since it was opened.
-                let cut = count == 0 || !count.is_multiple_of(SECTOR);
-                let at_end = cut || read.offset.saturating_add(bytes(read.done)) >= self.len;
+                // Nothing: the source has been cut since it was opened.
+                let at_end = count == 0 || read.offset.saturating_add(bytes(read.done)) >= self.len;
                 if read.done < read.want && !at_end {
                     self.start(index, read);
                     return None;
