@@ -1,0 +1,210 @@
+//! What the catalog remembers, and its file: one line that checks, then JSON.
+//!
+//! ```text
+//! {"format":"backspool-catalog","version":1,"blake3":"…of all that follows"}
+//! {
+//!   "agents": …
+//! ```
+
+use journal::types::{GroupId, Hash, WallTime};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::name::Name;
+use crate::error::{Code, Error, Result};
+
+const FORMAT: &str = "backspool-catalog";
+const VERSION: u32 = 1;
+/// More than ten thousand groups; a longer file is not ours.
+pub(super) const CATALOG_BYTES: u64 = 16 * 1024 * 1024;
+
+/// All of it. Small: it is written as a whole whenever something changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Contents {
+    pub(crate) agents: Vec<Agent>,
+    pub(crate) invitations: Vec<Invited>,
+    pub(crate) groups: Vec<GroupEntry>,
+}
+
+/// An agent that has joined.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// What the operator called it.
+    pub name: Name,
+    /// Its key.
+    #[serde(with = "hex32")]
+    pub pin: [u8; 32],
+}
+
+/// An invitation that was given out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Invited {
+    /// For whom.
+    pub agent: Name,
+    /// The secret itself is not kept.
+    #[serde(with = "hex32")]
+    pub secret_hash: [u8; 32],
+    /// Until when it may be used for the first time.
+    #[serde(with = "micros")]
+    pub expires: WallTime,
+    /// The first key that used it; only that one may use it again.
+    #[serde(with = "hex32::optional")]
+    pub bound: Option<[u8; 32]>,
+}
+
+/// A group and whom it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupEntry {
+    /// Its identity, which also names its directory.
+    #[serde(with = "group_id")]
+    pub id: GroupId,
+    /// What people call it.
+    pub name: Name,
+    /// The first agent that protected it.
+    pub agent: Name,
+}
+
+#[derive(Deserialize)]
+struct CheckLine {
+    format: String,
+    version: u32,
+    blake3: String,
+}
+
+impl Contents {
+    /// Its file.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let body = serde_json::to_vec_pretty(self).expect("names, numbers and lists have a JSON form");
+        let line = json!({"format": FORMAT, "version": VERSION, "blake3": Hash::of(&body).to_string()});
+        let mut file = format!("{line}\n").into_bytes();
+        file.extend_from_slice(&body);
+        file
+    }
+
+    /// From its file: the first line is believed for the version, then everything has to match it.
+    pub(super) fn decode(file: &[u8]) -> Result<Self> {
+        let damaged = |why: &str| Error::new(Code::DAMAGED, format!("the catalog {why}"));
+        let end = file.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("has no first line"))?;
+        let (line, body) = (&file[..end], &file[end + 1..]);
+        let line: CheckLine =
+            serde_json::from_slice(line).map_err(|error| damaged("has a damaged first line").with_source(error))?;
+        if line.format != FORMAT {
+            return Err(damaged("is a file of something else"));
+        }
+        if line.version > VERSION {
+            let message = format!("the catalog was written by a newer version (format {})", line.version);
+            return Err(Error::new(Code::NEWER, message).hint("use the version that wrote it, or a newer one"));
+        }
+        if line.version != VERSION || line.blake3 != Hash::of(body).to_string() {
+            return Err(damaged("does not match its checksum"));
+        }
+        serde_json::from_slice(body).map_err(|error| damaged("has fields that make no sense").with_source(error))
+    }
+}
+
+mod hex32 {
+    use journal::types::Hash;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 32], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&Hash(*bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<[u8; 32], D::Error> {
+        let text = String::deserialize(from)?;
+        super::parse_hex(&text).ok_or_else(|| D::Error::custom("not 64 hexadecimal digits"))
+    }
+
+    pub(super) mod optional {
+        use super::{Deserialize, Deserializer, Error, Hash, Serializer};
+
+        pub(in super::super) fn serialize<S: Serializer>(bytes: &Option<[u8; 32]>, to: S) -> Result<S::Ok, S::Error> {
+            match bytes {
+                Some(bytes) => to.collect_str(&Hash(*bytes)),
+                None => to.serialize_none(),
+            }
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<[u8; 32]>, D::Error> {
+            let text = Option::<String>::deserialize(from)?;
+            let parse = |text: String| super::super::parse_hex(&text).ok_or_else(|| D::Error::custom("not a hash"));
+            text.map(parse).transpose()
+        }
+    }
+}
+
+mod micros {
+    use journal::types::WallTime;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &WallTime, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(time.0)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<WallTime, D::Error> {
+        u64::deserialize(from).map(WallTime)
+    }
+}
+
+mod group_id {
+    use journal::types::GroupId;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(id: &GroupId, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(id)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<GroupId, D::Error> {
+        GroupId::parse(&String::deserialize(from)?).ok_or_else(|| D::Error::custom("not a group's identity"))
+    }
+}
+
+fn parse_hex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0; 32];
+    let plain = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
+    for (at, byte) in bytes.iter_mut().enumerate().filter(|_| plain) {
+        *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    plain.then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Contents {
+        let name = |text| Name::parse(text).unwrap();
+        Contents {
+            agents: vec![Agent { name: name("web"), pin: [1; 32] }],
+            invitations: vec![Invited {
+                agent: name("db"),
+                secret_hash: [0xab; 32],
+                expires: WallTime(5),
+                bound: Some([2; 32]),
+            }],
+            groups: vec![GroupEntry { id: GroupId([9; 16]), name: name("g"), agent: name("web") }],
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_any_flipped_bit_is_found() {
+        let file = sample().encode();
+        assert_eq!(Contents::decode(&file).unwrap(), sample());
+        for at in 0..file.len() {
+            let mut bad = file.clone();
+            bad[at] ^= 1;
+            assert!(Contents::decode(&bad).is_err(), "byte {at}: {:?}", char::from(file[at]));
+            assert!(Contents::decode(&file[..at]).is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_newer_one_is_refused_as_that() {
+        let file = String::from_utf8(sample().encode()).unwrap().replace("\"version\":1", "\"version\":2");
+        assert_eq!(Contents::decode(file.as_bytes()).unwrap_err().code(), Code::NEWER);
+    }
+}
