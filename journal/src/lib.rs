@@ -8,3 +8,4 @@ pub mod error;
 pub mod frame;
 pub mod limits;
 pub mod types;
+pub mod wire;

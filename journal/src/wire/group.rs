@@ -1,0 +1,210 @@
+//! What is said about a group: how far it is, and how its agent is.
+
+use super::fields::{self, TEXT_BYTES, put_text, put_time, text};
+use crate::codec::{Malformed, Reader, Writer};
+use crate::limits::GROUP_VOLUMES;
+use crate::types::{ChainHead, EpochId, FrameNo, Seq, VolumeNo, WallTime};
+
+/// Blocks of 64 KiB asked for at once when comparing.
+pub const MAX_COMPARE_BLOCKS: u32 = 1024;
+pub(super) const HEAD_BYTES: usize = 64;
+pub(super) const REPORT_BYTES: usize = 70;
+pub(super) const VOLUME_REPORT_BYTES: usize = 8;
+
+/// The end of a group's order, as somebody knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// The epoch of the last frame.
+    pub epoch: EpochId,
+    /// Its last `Seq`.
+    pub seq: Seq,
+    /// Its number.
+    pub frame: FrameNo,
+    /// The chain head after it.
+    pub chain: ChainHead,
+}
+
+impl Head {
+    /// 64 bytes; all zero: none.
+    pub(super) fn encode(head: Option<Self>, w: &mut Writer) {
+        match head {
+            None => w.zeroes(HEAD_BYTES),
+            Some(Self { epoch, seq, frame, chain }) => {
+                w.put(&epoch.0).u64(seq.number()).u64(frame.number()).put(&chain.0.0)
+            }
+        };
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Option<Self>, Malformed> {
+        let (epoch, seq, frame) = (EpochId::new(r.array()?), Seq::new(r.u64()?), FrameNo::new(r.u64()?));
+        let chain = fields::chain(r)?;
+        match (epoch, seq, frame) {
+            (Some(epoch), Some(seq), Some(frame)) => Ok(Some(Self { epoch, seq, frame, chain })),
+            (None, None, None) if chain == ChainHead::START => Ok(None),
+            _ => Err(Malformed("half a head")),
+        }
+    }
+}
+
+/// The end of a base, as the receiver has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BaseHead {
+    /// Number of its last frame; `None`: it has none yet.
+    pub frame: Option<FrameNo>,
+    /// The chain head after it.
+    pub chain: ChainHead,
+}
+
+impl BaseHead {
+    pub(super) fn encode(&self, w: &mut Writer) {
+        w.u64(FrameNo::encode(self.frame)).put(&self.chain.0.0);
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let head = Self { frame: FrameNo::new(r.u64()?), chain: fields::chain(r)? };
+        match head.frame.is_none() && head.chain != ChainHead::START {
+            true => Err(Malformed("half a head")),
+            false => Ok(head),
+        }
+    }
+}
+
+macro_rules! numbered {
+    ($(#[$doc:meta])+ $name:ident, $unknown:literal { $($(#[$item:meta])+ $variant:ident = $number:literal,)+ }) => {
+        $(#[$doc])+
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $($(#[$item])+ $variant,)+
+        }
+
+        impl $name {
+            /// Its number on the wire.
+            pub fn number(self) -> u8 {
+                match self {
+                    $(Self::$variant => $number,)+
+                }
+            }
+
+            fn from_number(number: u8) -> Result<Self, Malformed> {
+                match number {
+                    $($number => Ok(Self::$variant),)+
+                    _ => Err(Malformed($unknown)),
+                }
+            }
+        }
+    };
+}
+
+numbered! {
+    /// What an agent does for a group: the ladder it steps down, and up again.
+    AgentState, "an unknown state" {
+        /// First copy.
+        Seeding = 1,
+        /// All that is captured goes out at once.
+        Running = 2,
+        /// The link is slower than the host: the spool grows.
+        Spooling = 3,
+        /// The spool is full: only which blocks changed is kept.
+        Tracking = 4,
+        /// What changed unseen is being looked for and sent.
+        Resync = 5,
+        /// Capture has ended.
+        Halted = 6,
+    }
+}
+
+numbered! {
+    /// What notices the changes of a volume.
+    TrackerKind, "an unknown tracker" {
+        /// Every write passes through the agent.
+        Tap = 1,
+        /// The kernel says which blocks changed.
+        Watch = 2,
+        /// Reading and hashing.
+        Scan = 3,
+        /// Clones, compared by their extents.
+        Reflink = 4,
+    }
+}
+
+/// How far a first copy or resync is, in bytes of the volumes; zeroes: there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Dealt with.
+    pub done_bytes: u64,
+    /// In all.
+    pub total_bytes: u64,
+}
+
+/// How a volume is tracked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VolumeReport {
+    /// Which.
+    pub volume: VolumeNo,
+    /// How.
+    pub tracker: TrackerKind,
+}
+
+/// How an agent is, about one group, at one time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The agent's wall clock when it made the report.
+    pub time: WallTime,
+    /// What it does.
+    pub state: AgentState,
+    /// The last `Seq` it gave out.
+    pub captured: Option<Seq>,
+    /// When the oldest change was captured that it does not know durable; `None`: all it has seen is durable.
+    pub oldest_unsent: Option<WallTime>,
+    /// What its spool holds.
+    pub spool_bytes: u64,
+    /// What its spool may hold.
+    pub spool_limit_bytes: u64,
+    /// Of a first copy or resync.
+    pub progress: Progress,
+    /// Why it is in this state, for people; empty when there is nothing to say. At most 512 bytes.
+    pub why: String,
+    /// Its volumes, at most 256.
+    pub volumes: Vec<VolumeReport>,
+}
+
+impl Report {
+    pub(super) fn encode(&self, w: &mut Writer) {
+        w.u64(self.time.0).u8(self.state.number()).zeroes(7).u64(Seq::encode(self.captured));
+        put_time(w, self.oldest_unsent);
+        w.u64(self.spool_bytes).u64(self.spool_limit_bytes);
+        w.u64(self.progress.done_bytes).u64(self.progress.total_bytes);
+        let count = u16::try_from(self.volumes.len()).unwrap_or(u16::MAX);
+        w.u16(count).zeroes(2);
+        put_text(w, &self.why, TEXT_BYTES);
+        for VolumeReport { volume, tracker } in &self.volumes {
+            w.u32(volume.0).u8(tracker.number()).zeroes(3);
+        }
+    }
+
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let time = WallTime(r.u64()?);
+        let state = AgentState::from_number(r.u8()?)?;
+        r.reserved(7)?;
+        let (captured, oldest_unsent) = (Seq::new(r.u64()?), fields::time(r)?);
+        let (spool_bytes, spool_limit_bytes) = (r.u64()?, r.u64()?);
+        let progress = Progress { done_bytes: r.u64()?, total_bytes: r.u64()? };
+        let count = r.u16()?;
+        r.reserved(2)?;
+        if u32::from(count) > GROUP_VOLUMES {
+            return Err(Malformed("more volumes than a group has"));
+        }
+        let why = text(r, TEXT_BYTES)?;
+        let volumes = (0..count).map(|_| VolumeReport::decode(r)).collect::<Result<_, _>>()?;
+        Ok(Self { time, state, captured, oldest_unsent, spool_bytes, spool_limit_bytes, progress, why, volumes })
+    }
+}
+
+impl VolumeReport {
+    fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let volume = VolumeNo(r.u32()?);
+        let tracker = TrackerKind::from_number(r.u8()?)?;
+        r.reserved(3)?;
+        Ok(Self { volume, tracker })
+    }
+}

@@ -1,0 +1,135 @@
+//! What stands in front of each message: which it is and how long, checked before memory is taken for it.
+
+use std::ops::RangeInclusive;
+
+use super::fields::TEXT_BYTES;
+use super::group::{HEAD_BYTES, MAX_COMPARE_BLOCKS, REPORT_BYTES, VOLUME_REPORT_BYTES};
+use super::handshake::{HELLO_BYTES, SOFTWARE_BYTES, WELCOME_BYTES};
+use crate::codec::{FRAME_HEADER_BYTES, Malformed, Reader, Writer};
+use crate::limits::{FRAME_BYTES, GROUP_VOLUMES, NAME_BYTES};
+
+/// Bytes in front of each message's body.
+pub const MESSAGE_HEADER_BYTES: usize = 8;
+
+macro_rules! tags {
+    ($($(#[$doc:meta])+ $name:ident = $number:literal, $min:expr, $max:expr;)+) => {
+        /// Which message it is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Tag {
+            $($(#[$doc])+ $name,)+
+        }
+
+        impl Tag {
+            /// All of them, in the order of their numbers.
+            pub const ALL: &[Self] = &[$(Self::$name),+];
+
+            /// Its number on the wire.
+            pub fn number(self) -> u16 {
+                match self {
+                    $(Self::$name => $number,)+
+                }
+            }
+
+            /// The shortest and the longest body it can have, in bytes.
+            pub fn body_bytes(self) -> RangeInclusive<usize> {
+                match self {
+                    $(Self::$name => $min..=$max,)+
+                }
+            }
+        }
+    };
+}
+
+tags! {
+    /// The agent's first word.
+    Hello = 0x0001, HELLO_BYTES, HELLO_BYTES + SOFTWARE_BYTES;
+    /// The receiver's answer to it.
+    Welcome = 0x0002, WELCOME_BYTES, WELCOME_BYTES;
+    /// No, and why.
+    Refused = 0x0003, 4, 4 + TEXT_BYTES;
+    /// The agent wants to send a group's order.
+    OpenGroup = 0x0010, 18 + 1, 18 + NAME_BYTES;
+    /// How far the receiver has it.
+    Opened = 0x0011, HEAD_BYTES, HEAD_BYTES;
+    /// A frame, of the group's order or of a base.
+    Frame = 0x0012, FRAME_HEADER_BYTES, FRAME_BYTES;
+    /// How the agent is.
+    Report = 0x0013, REPORT_BYTES, REPORT_BYTES + TEXT_BYTES + VOLUME_REPORT_BYTES * MAX_VOLUMES;
+    /// The mark is in the order.
+    MarkDone = 0x0014, 16, 16;
+    /// There will be no mark.
+    MarkFailed = 0x0015, 10, 10 + TEXT_BYTES;
+    /// The agent stops of its own will, all is sent.
+    Bye = 0x0016, 0, 0;
+    /// What survived `fdatasync` at the receiver.
+    Durable = 0x0017, HEAD_BYTES, HEAD_BYTES;
+    /// The receiver asks for a mark.
+    MarkRequest = 0x0018, 18 + 1, 18 + NAME_BYTES;
+    /// The agent wants to send a base.
+    OpenBase = 0x0020, 32, 32;
+    /// How far the receiver has it.
+    BaseOpened = 0x0021, 40, 40;
+    /// How much of the base survived `fdatasync`.
+    BaseDurable = 0x0022, 40, 40;
+    /// The agent wants to compare.
+    OpenCompare = 0x0030, 24, 24;
+    /// It may.
+    CompareReady = 0x0031, 0, 0;
+    /// Asks for the hashes of some blocks.
+    CompareRange = 0x0032, 16, 16;
+    /// The hashes.
+    BlockHashes = 0x0033, 8, 8 + 32 * MAX_COMPARE_BLOCKS as usize;
+}
+
+const MAX_VOLUMES: usize = GROUP_VOLUMES as usize;
+
+impl Tag {
+    /// The message with this number.
+    pub fn from_number(number: u16) -> Result<Self, Malformed> {
+        Self::ALL.iter().copied().find(|tag| tag.number() == number).ok_or(Malformed("a message of an unknown kind"))
+    }
+}
+
+/// The first 8 bytes of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageHeader {
+    /// Which message.
+    pub tag: Tag,
+    /// Bytes that follow.
+    pub body_bytes: u32,
+}
+
+impl MessageHeader {
+    /// The header of a body of `len` bytes.
+    ///
+    /// # Panics
+    /// If no such message has a body of that length: it must not be sent.
+    pub fn new(tag: Tag, len: usize) -> Self {
+        assert!(tag.body_bytes().contains(&len), "{tag:?} with {len} bytes");
+        Self { tag, body_bytes: u32::try_from(len).expect("every limit is below 4 GiB") }
+    }
+
+    /// Its bytes.
+    pub fn encode(self) -> [u8; MESSAGE_HEADER_BYTES] {
+        let mut w = Writer::with_capacity(MESSAGE_HEADER_BYTES);
+        w.u16(self.tag.number()).u16(0).u32(self.body_bytes);
+        w.finish().try_into().expect("the fields add up to 8 bytes")
+    }
+
+    /// Checked: a known tag, and a length that such a message can have. Only then is there memory for the body.
+    pub fn decode(bytes: &[u8; MESSAGE_HEADER_BYTES]) -> Result<Self, Malformed> {
+        let mut r = Reader::new(bytes);
+        let tag = Tag::from_number(r.u16()?)?;
+        r.reserved(2)?;
+        let body_bytes = r.u32()?;
+        match usize::try_from(body_bytes).is_ok_and(|len| tag.body_bytes().contains(&len)) {
+            true => Ok(Self { tag, body_bytes }),
+            false => Err(Malformed("a message of a length it cannot have")),
+        }
+    }
+
+    /// Bytes of the body.
+    pub fn body_len(self) -> usize {
+        usize::try_from(self.body_bytes).unwrap_or(usize::MAX)
+    }
+}

@@ -1,0 +1,248 @@
+//! The messages themselves: bodies to values and back.
+
+use bytes::Bytes;
+
+use super::fields::{self, TEXT_BYTES, put_text, put_time, text};
+use super::group::{BaseHead, HEAD_BYTES, Head, MAX_COMPARE_BLOCKS, Report};
+use super::handshake::{Hello, Welcome};
+use super::header::{MESSAGE_HEADER_BYTES, MessageHeader, Tag};
+use super::refusal::Refusal;
+use crate::codec::{Malformed, Reader, Writer};
+use crate::limits::NAME_BYTES;
+use crate::types::{GroupId, Hash, ResyncId, Seq, VolumeNo, WallTime};
+
+/// Everything that is said on a session's streams. Which may be said where stands in `docs/PROTOCOL.md`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The agent's first word.
+    Hello(Hello),
+    /// The receiver's answer to it.
+    Welcome(Welcome),
+    /// No, and why: the answer to any opening.
+    Refused(Refusal),
+    /// The agent wants to send a group's order.
+    OpenGroup {
+        /// Which.
+        group: GroupId,
+        /// What people call it.
+        name: String,
+    },
+    /// How far the receiver has it, durably; `None`: it has nothing of it yet.
+    Opened(Option<Head>),
+    /// A frame, of the group's order or of a base. Not looked into here: [`Frame::check`](crate::frame::Frame::check) is.
+    Frame(Bytes),
+    /// How the agent is.
+    Report(Report),
+    /// The mark is in the order.
+    MarkDone {
+        /// Which request.
+        request: u64,
+        /// The mark's place.
+        seq: Seq,
+    },
+    /// There will be no mark.
+    MarkFailed {
+        /// Which request.
+        request: u64,
+        /// Why, for people.
+        text: String,
+    },
+    /// The agent stops of its own will; all is sent.
+    Bye,
+    /// What survived `fdatasync` at the receiver, with everything needed to find it.
+    Durable(Head),
+    /// The receiver asks for a mark.
+    MarkRequest {
+        /// Answers name it.
+        request: u64,
+        /// Until when retention must not touch it.
+        locked_until: Option<WallTime>,
+        /// The mark's name, at most 64 bytes.
+        name: String,
+    },
+    /// The agent wants to send a base.
+    OpenBase {
+        /// Of which group.
+        group: GroupId,
+        /// Which first copy or resync.
+        resync: ResyncId,
+    },
+    /// How far the receiver has it, durably.
+    BaseOpened(BaseHead),
+    /// How much of the base survived `fdatasync`.
+    BaseDurable(BaseHead),
+    /// The agent wants to compare.
+    OpenCompare {
+        /// Which group.
+        group: GroupId,
+        /// As of which place in the order.
+        at: Seq,
+    },
+    /// It may.
+    CompareReady,
+    /// Asks for the hashes of some blocks of 64 KiB.
+    CompareRange {
+        /// Of which volume.
+        volume: VolumeNo,
+        /// From which block on.
+        first_block: u64,
+        /// How many, 1..=1024.
+        blocks: u32,
+    },
+    /// The hashes asked for; fewer where the volume ends earlier.
+    BlockHashes {
+        /// The first block asked for.
+        first_block: u64,
+        /// BLAKE3 of each block's bytes.
+        hashes: Vec<Hash>,
+    },
+}
+
+impl Message {
+    /// Which it is.
+    pub fn tag(&self) -> Tag {
+        match self {
+            Self::Hello(_) => Tag::Hello,
+            Self::Welcome(_) => Tag::Welcome,
+            Self::Refused(_) => Tag::Refused,
+            Self::OpenGroup { .. } => Tag::OpenGroup,
+            Self::Opened(_) => Tag::Opened,
+            Self::Frame(_) => Tag::Frame,
+            Self::Report(_) => Tag::Report,
+            Self::MarkDone { .. } => Tag::MarkDone,
+            Self::MarkFailed { .. } => Tag::MarkFailed,
+            Self::Bye => Tag::Bye,
+            Self::Durable(_) => Tag::Durable,
+            Self::MarkRequest { .. } => Tag::MarkRequest,
+            Self::OpenBase { .. } => Tag::OpenBase,
+            Self::BaseOpened(_) => Tag::BaseOpened,
+            Self::BaseDurable(_) => Tag::BaseDurable,
+            Self::OpenCompare { .. } => Tag::OpenCompare,
+            Self::CompareReady => Tag::CompareReady,
+            Self::CompareRange { .. } => Tag::CompareRange,
+            Self::BlockHashes { .. } => Tag::BlockHashes,
+        }
+    }
+
+    /// Header and body. Texts for people are cut to their limit.
+    ///
+    /// # Panics
+    /// If a name or a list is longer than its limit: whoever made it did not check it.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.zeroes(MESSAGE_HEADER_BYTES);
+        self.encode_body(&mut w);
+        let header = MessageHeader::new(self.tag(), w.len() - MESSAGE_HEADER_BYTES);
+        let mut bytes = w.finish();
+        if let Some(room) = bytes.first_chunk_mut() {
+            *room = header.encode();
+        }
+        bytes
+    }
+
+    fn encode_body(&self, w: &mut Writer) {
+        match self {
+            Self::Hello(hello) => hello.encode(w),
+            Self::Welcome(welcome) => welcome.encode(w),
+            Self::Refused(refusal) => refusal.encode(w),
+            Self::OpenGroup { group, name } => put_text(w.put(&group.0), name, NAME_BYTES),
+            Self::Opened(head) => Head::encode(*head, w),
+            Self::Frame(bytes) => {
+                w.put(bytes);
+            }
+            Self::Report(report) => report.encode(w),
+            Self::MarkDone { request, seq } => {
+                w.u64(*request).u64(seq.number());
+            }
+            Self::MarkFailed { request, text } => put_text(w.u64(*request), text, TEXT_BYTES),
+            Self::Bye | Self::CompareReady => {}
+            Self::Durable(head) => Head::encode(Some(*head), w),
+            Self::MarkRequest { request, locked_until, name } => {
+                put_time(w.u64(*request), *locked_until);
+                put_text(w, name, NAME_BYTES);
+            }
+            Self::OpenBase { group, resync } => {
+                w.put(&group.0).put(&resync.0);
+            }
+            Self::BaseOpened(head) | Self::BaseDurable(head) => head.encode(w),
+            Self::OpenCompare { group, at } => {
+                w.put(&group.0).u64(at.number());
+            }
+            Self::CompareRange { volume, first_block, blocks } => {
+                w.u32(volume.0).u32(*blocks).u64(*first_block);
+            }
+            Self::BlockHashes { first_block, hashes } => {
+                w.u64(*first_block);
+                for hash in hashes {
+                    w.put(&hash.0);
+                }
+            }
+        }
+    }
+
+    /// The message with this tag and body; a frame keeps the body, nothing is copied.
+    pub fn decode(tag: Tag, body: Bytes) -> Result<Self, Malformed> {
+        if !tag.body_bytes().contains(&body.len()) {
+            return Err(Malformed("a message of a length it cannot have"));
+        }
+        if tag == Tag::Frame {
+            return Ok(Self::Frame(body));
+        }
+        let mut r = Reader::new(&body);
+        let message = Self::decode_body(tag, &mut r)?;
+        r.end()?;
+        Ok(message)
+    }
+
+    fn decode_body(tag: Tag, r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        Ok(match tag {
+            Tag::Hello => Self::Hello(Hello::decode(r)?),
+            Tag::Welcome => Self::Welcome(Welcome::decode(r)?),
+            Tag::Refused => Self::Refused(Refusal::decode(r)?),
+            Tag::OpenGroup => Self::OpenGroup { group: fields::group(r)?, name: fields::name(r)? },
+            Tag::Opened => Self::Opened(Head::decode(r)?),
+            Tag::Frame => return Err(Malformed("a frame is not decoded here")),
+            Tag::Report => Self::Report(Report::decode(r)?),
+            Tag::MarkDone => Self::MarkDone { request: r.u64()?, seq: fields::seq(r)? },
+            Tag::MarkFailed => Self::MarkFailed { request: r.u64()?, text: text(r, TEXT_BYTES)? },
+            Tag::Bye => Self::Bye,
+            Tag::Durable => Self::Durable(Head::decode(r)?.ok_or(Malformed("nothing is durable"))?),
+            Tag::MarkRequest => Self::MarkRequest {
+                request: r.u64()?,
+                locked_until: fields::time(r)?,
+                name: Some(text(r, NAME_BYTES)?).filter(|name| !name.is_empty()).ok_or(Malformed("no name"))?,
+            },
+            Tag::OpenBase => Self::OpenBase { group: fields::group(r)?, resync: resync(r)? },
+            Tag::BaseOpened => Self::BaseOpened(BaseHead::decode(r)?),
+            Tag::BaseDurable => Self::BaseDurable(BaseHead::decode(r)?),
+            Tag::OpenCompare => Self::OpenCompare { group: fields::group(r)?, at: fields::seq(r)? },
+            Tag::CompareReady => Self::CompareReady,
+            Tag::CompareRange => Self::decode_range(r)?,
+            Tag::BlockHashes => Self::decode_hashes(r)?,
+        })
+    }
+
+    fn decode_range(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let (volume, blocks, first_block) = (VolumeNo(r.u32()?), r.u32()?, r.u64()?);
+        // 2^47 blocks of 64 KiB are more bytes than a volume can have: sums and products below do not overflow.
+        let possible = (1..=MAX_COMPARE_BLOCKS).contains(&blocks) && first_block < 1 << 47;
+        if possible { Ok(Self::CompareRange { volume, first_block, blocks }) } else { Err(Malformed("no such blocks")) }
+    }
+
+    fn decode_hashes(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let first_block = r.u64()?;
+        let (hashes, rest) = r.rest().as_chunks();
+        if !rest.is_empty() {
+            return Err(Malformed("half a hash"));
+        }
+        let hashes = hashes.iter().map(|&hash| Hash(hash)).collect();
+        *r = Reader::new(rest);
+        Ok(Self::BlockHashes { first_block, hashes })
+    }
+}
+
+fn resync(r: &mut Reader<'_>) -> Result<ResyncId, Malformed> {
+    ResyncId::new(r.array()?).ok_or(Malformed("no resync"))
+}
+
+const _: () = assert!(HEAD_BYTES == 16 + 8 + 8 + 32);

@@ -1,0 +1,27 @@
+//! What agent and receiver say to each other, as `docs/PROTOCOL.md` says. Pure: no socket, no clock; encoding cannot fail,
+//! decoding checks everything.
+
+#![deny(clippy::indexing_slicing)]
+
+mod fields;
+mod group;
+mod handshake;
+mod header;
+mod ident;
+mod join;
+mod lineage;
+mod message;
+mod refusal;
+
+pub use fields::{NAME_RULE, TEXT_BYTES, is_name};
+pub use group::{AgentState, BaseHead, Head, MAX_COMPARE_BLOCKS, Progress, Report, TrackerKind, VolumeReport};
+pub use handshake::{Agreed, FEATURES, Hello, Offer, SOFTWARE_BYTES, VERSION, Welcome};
+pub use header::{MESSAGE_HEADER_BYTES, MessageHeader, Tag};
+pub use ident::{AgentId, Pin, ReceiverId};
+pub use join::{JOIN_BYTES, JoinOutcome, JoinRefused, JoinReply, JoinRequest, JoinSecret};
+pub use lineage::{Decision, Facts, OwnEpoch, RebaseReason, Stranger, decide};
+pub use message::Message;
+pub use refusal::{Refusal, RefusalCode};
+
+#[cfg(test)]
+mod tests;
