@@ -1,0 +1,246 @@
+//! What was typed: flags and arguments as text. What it means is each verb's own affair.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+
+/// Continuous data protection for Linux block devices and large files.
+#[derive(Debug, Parser)]
+#[command(name = "backspool", version, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "Every verb has --help with an example. Exit codes: `backspool explain CODE`.")]
+pub(crate) struct Cli {
+    /// Flags of every verb.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// Flags of every verb.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// The config file [default: /etc/backspool/backspool.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// The agent's state directory [default: the config's, else /var/lib/backspool]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) state: Option<PathBuf>,
+    /// The socket to ask, or to answer on [default: DIR/control.sock, STATE/agent.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(crate) socket: Option<PathBuf>,
+    /// One JSON document on one line instead of text
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// No hints and no progress
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Say more; twice: everything
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    pub(crate) color: Color,
+    /// Answer every question with yes
+    #[arg(long, global = true)]
+    pub(crate) yes: bool,
+    /// Show what would be done, and do nothing
+    #[arg(long, global = true)]
+    pub(crate) dry_run: bool,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal, unless NO_COLOR is set
+    #[default]
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Make an invitation for one agent, good once; run it on the receiver's machine
+    #[command(after_help = "Example:\n  backspool invite web-1 --ttl 15m --address backup.example.com:7440")]
+    Invite(Invite),
+    /// Show state, recovery point objective, lag and window of the groups
+    #[command(after_help = "Examples:\n  backspool status\n  backspool status db --watch\n  \
+                            backspool status db --check --warn 5s --crit 60s")]
+    Status(Status),
+    /// Show the timeline of a group: points, marks and gaps
+    #[command(after_help = "Example:\n  backspool points db --since '1 hour ago' --limit 20")]
+    Points(Points),
+    /// Name a point that includes every write acknowledged before
+    #[command(after_help = "Example:\n  backspool mark db before-upgrade --lock 30d")]
+    Mark(Mark),
+    /// Write a volume as it was at an instant
+    #[command(after_help = "Examples:\n  backspool restore db --at '10 minutes ago' --to /srv/db-then.img\n  \
+                            backspool restore db --at mark:before-upgrade --to - | nbdcopy - nbd://target")]
+    Restore(Restore),
+    /// Take the replica image back to an instant, touching only blocks that differ
+    #[command(after_help = "Examples:\n  backspool rollback db --at mark:before-upgrade --dry-run\n  \
+                            backspool rollback db --at 09:15 --yes\n  backspool rollback db --undo --yes")]
+    Rollback(Rollback),
+    /// Read and check everything that is kept of a group
+    #[command(after_help = "Example:\n  backspool verify db")]
+    Verify(Verify),
+    /// Print a completion script
+    #[command(after_help = "Example:\n  backspool completions bash > /etc/bash_completion.d/backspool")]
+    Completions(Completions),
+    /// Write the manual pages into a directory
+    #[command(after_help = "Example:\n  backspool man /usr/local/share/man/man1")]
+    Man(Man),
+    /// Tell what an error code means and how to go on
+    #[command(after_help = "Example:\n  backspool explain E1301")]
+    Explain(Explain),
+}
+
+/// `invite`
+#[derive(Args, Debug)]
+pub(crate) struct Invite {
+    /// What the agent is to be called
+    pub(crate) agent: String,
+    /// How long it is good for
+    #[arg(long, default_value = "15m", value_name = "DURATION")]
+    pub(crate) ttl: String,
+    /// Where the agent reaches this receiver [default: as the receiver sees itself]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) address: Option<String>,
+}
+
+/// `status`
+#[derive(Args, Debug)]
+pub(crate) struct Status {
+    /// Only this group
+    pub(crate) group: Option<String>,
+    /// Again every second, until stopped
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) watch: bool,
+    /// One line and the exit codes of monitoring plug-ins: 0 ok, 1 warning, 2 critical, 3 unknown
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// From which recovery point objective on it is a warning
+    #[arg(long, default_value = "5s", value_name = "DURATION", requires = "check")]
+    pub(crate) warn: String,
+    /// From which recovery point objective on it is critical
+    #[arg(long, default_value = "60s", value_name = "DURATION", requires = "check")]
+    pub(crate) crit: String,
+}
+
+/// `points`
+#[derive(Args, Debug)]
+pub(crate) struct Points {
+    /// Which group
+    pub(crate) group: String,
+    /// Not the points before this
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    pub(crate) since: Option<String>,
+    /// Not the points after this
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    pub(crate) until: Option<String>,
+    /// At most so many, the newest
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+    pub(crate) limit: u64,
+}
+
+/// `mark`
+#[derive(Args, Debug)]
+pub(crate) struct Mark {
+    /// Which group
+    pub(crate) group: String,
+    /// What the point is to be called
+    pub(crate) name: String,
+    /// How long it must be kept, whatever retention says
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) lock: Option<String>,
+}
+
+/// `restore`
+#[derive(Args, Debug)]
+pub(crate) struct Restore {
+    /// Which group, or which of its volumes
+    #[arg(value_name = "GROUP[/VOLUME]")]
+    pub(crate) target: String,
+    /// The instant: the newest point not after it
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    pub(crate) at: String,
+    /// The point nearest to an instant that is not covered
+    #[arg(long)]
+    pub(crate) nearest: bool,
+    /// A file to make (a directory for a group of several volumes), or - for stdout
+    #[arg(long, value_name = "PATH|-")]
+    pub(crate) to: PathBuf,
+    /// Overwrite an existing file or a block device
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// `rollback`
+#[derive(Args, Debug)]
+pub(crate) struct Rollback {
+    /// Which group
+    pub(crate) group: String,
+    /// The instant: the newest point not after it; `latest` lets the image follow again
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true, required_unless_present = "undo")]
+    pub(crate) at: Option<String>,
+    /// Take the last rollback back
+    #[arg(long, conflicts_with_all = ["at", "nearest"])]
+    pub(crate) undo: bool,
+    /// The point nearest to an instant that is not covered
+    #[arg(long)]
+    pub(crate) nearest: bool,
+}
+
+/// `verify`
+#[derive(Args, Debug)]
+pub(crate) struct Verify {
+    /// Which group
+    pub(crate) group: String,
+    /// Make the indexes anew from the segments
+    #[arg(long)]
+    pub(crate) rebuild_index: bool,
+}
+
+/// `completions`
+#[derive(Args, Debug)]
+pub(crate) struct Completions {
+    /// For which shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// `man`
+#[derive(Args, Debug)]
+pub(crate) struct Man {
+    /// Where to; it is made when it is missing
+    pub(crate) dir: PathBuf,
+}
+
+/// `explain`
+#[derive(Args, Debug)]
+pub(crate) struct Explain {
+    /// As in error[E1301]
+    pub(crate) code: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_tree_is_sound_and_every_verb_has_an_example() {
+        let mut tree = Cli::command();
+        tree.clone().debug_assert();
+        for verb in tree.get_subcommands_mut() {
+            let example = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let call = format!("backspool {}", verb.get_name());
+            assert!(example.starts_with("Example") && example.contains(&call), "{}", verb.get_name());
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! One file per verb.
+
+mod completions;
+mod explain;
+mod invite;
+mod man;
+mod mark;
+mod points;
+mod restore;
+mod rollback;
+mod status;
+mod verify;
+
+use std::path::PathBuf;
+
+use jiff::Zoned;
+
+use crate::args::{Cli, Global, Verb};
+use crate::client::Client;
+use crate::config::Config;
+use crate::error::Failure;
+use crate::output::Output;
+use crate::when::When;
+
+/// The exit status, or the failure that holds it.
+pub(crate) type Outcome = Result<u8, Failure>;
+
+/// What every verb needs.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// The flags of every verb.
+    pub(crate) global: Global,
+    /// Where words go.
+    pub(crate) out: Output,
+}
+
+/// Does what was typed.
+pub(crate) fn run(cli: Cli, out: Output) -> Outcome {
+    let context = Context { global: cli.global, out };
+    match cli.verb {
+        Verb::Invite(args) => wait(invite::run(&context, &args)),
+        Verb::Status(args) => wait(status::run(&context, &args)),
+        Verb::Points(args) => wait(points::run(&context, &args)),
+        Verb::Mark(args) => wait(mark::run(&context, &args)),
+        Verb::Restore(args) => wait(restore::run(&context, &args)),
+        Verb::Rollback(args) => wait(rollback::run(&context, &args)),
+        Verb::Verify(args) => wait(verify::run(&context, &args)),
+        Verb::Completions(args) => completions::run(&context, &args),
+        Verb::Man(args) => man::run(&context, &args),
+        Verb::Explain(args) => explain::run(&context, &args),
+    }
+}
+
+impl Context {
+    /// A client of the receiver on this machine.
+    pub(crate) fn receiver(&self) -> Result<Client, Failure> {
+        self.client(|config, _| vec![config.store().join("control.sock")])
+    }
+
+    /// A client of the agent on this machine.
+    pub(crate) fn agent(&self) -> Result<Client, Failure> {
+        self.client(|config, global| vec![config.state(global).join("agent.sock")])
+    }
+
+    /// A client of whichever runs on this machine; the receiver, if both do and no `--state` was given.
+    pub(crate) fn either(&self) -> Result<Client, Failure> {
+        self.client(|config, global| {
+            let agent = config.state(global).join("agent.sock");
+            if global.state.is_some() { vec![agent] } else { vec![config.store().join("control.sock"), agent] }
+        })
+    }
+
+    /// An instant, in the text form of the control API.
+    pub(crate) fn when(&self, text: &str) -> Result<String, Failure> {
+        When::parse(text, &Zoned::now()).map(|when| when.to_string())
+    }
+
+    /// A verb that changes something and has no plan to show cannot honour `--dry-run`: it must not ignore it.
+    pub(crate) fn refuse_dry_run(&self, verb: &str) -> Result<(), Failure> {
+        match self.global.dry_run {
+            true => Err(Failure::argument(format!("`{verb}` has no --dry-run"))),
+            false => Ok(()),
+        }
+    }
+
+    fn client(&self, sockets: impl Fn(&Config, &Global) -> Vec<PathBuf>) -> Result<Client, Failure> {
+        match &self.global.socket {
+            Some(socket) => Ok(Client::new(vec![socket.clone()])),
+            None => Ok(Client::new(sockets(&Config::load(&self.global)?, &self.global))),
+        }
+    }
+}
+
+/// Runs what waits for others.
+fn wait(verb: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::caused("cannot start threads", &error))?;
+    runtime.block_on(verb)
+}

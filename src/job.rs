@@ -1,0 +1,66 @@
+//! Work that takes a while: its plan is shown first, its progress while it runs, its result at the end.
+
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::cmd::Context;
+use crate::error::Failure;
+use crate::output::{number, point, text};
+use crate::units::bytes;
+
+/// Lets the receiver do `body` and returns the last document.
+///
+/// The plan goes to stdout for people; programs find the point in the result.
+pub(crate) async fn run(context: &Context, client: &Client, path: &str, body: &Value) -> Result<Value, Failure> {
+    let mut answer = client.stream(path, body).await?;
+    let bar = context.out.progress();
+    let mut last = None;
+    while let Some(document) = answer.line().await? {
+        match text(&document, "event") {
+            Some("plan") => bar.suspend(|| context.out.say(&plan(&document)))?,
+            Some("progress") => {
+                bar.set_length(number(&document, "bytes_total").unwrap_or(0));
+                bar.set_position(number(&document, "bytes_done").unwrap_or(0));
+            }
+            // A newer receiver may tell more than this client knows.
+            Some(_) => {}
+            None => last = Some(document),
+        }
+    }
+    bar.finish_and_clear();
+    last.ok_or_else(|| Failure::new("E1602", "the answer ended without a result").advise("call again"))
+}
+
+/// What is about to be done.
+fn plan(document: &Value) -> String {
+    let mut parts = Vec::new();
+    if let Some(at) = document.get("point").filter(|at| at.is_object()) {
+        parts.push(format!("point {}", point(at)));
+    }
+    match (number(document, "bytes_total"), number(document, "blocks_total")) {
+        (Some(size), Some(blocks)) => parts.push(format!("{} in {blocks} blocks", bytes(size))),
+        (Some(size), None) => parts.push(bytes(size)),
+        _ => {}
+    }
+    if let Some(target) = text(document, "target") {
+        parts.push(format!("to {target}"));
+    }
+    format!("plan: {}", parts.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::plan;
+
+    #[test]
+    fn a_plan_names_point_size_and_target() {
+        let at = json!({"seq": 7, "time": "2026-11-20T10:15:32.000000Z", "class": "write", "mark": null});
+        let document = json!({"event": "plan", "point": at, "bytes_total": 8192, "blocks_total": 2, "target": "/t"});
+        assert_eq!(
+            plan(&document),
+            "plan: point 2026-11-20T10:15:32.000000Z (seq 7, write), 8.0 KiB in 2 blocks, to /t"
+        );
+    }
+}
