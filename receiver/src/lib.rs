@@ -3,4 +3,5 @@
 pub mod catalog;
 pub mod enrol;
 pub mod error;
+pub mod group;
 pub mod time;

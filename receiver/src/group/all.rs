@@ -1,0 +1,174 @@
+//! All groups of a receiver: opened at start, made when an agent first protects one.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use journal::disk::{Disk, FileDisk, UringDisk};
+use journal::limits::SEGMENT_BYTES;
+use journal::types::{GroupId, SessionId};
+use journal::wire::{Refusal, RefusalCode};
+use tokio::sync::watch;
+use tracing::{error, info};
+
+use super::ingest::Queue;
+use super::writer::{Opening, Writer};
+use super::{Group, Lag, Progress, Shared, State};
+use crate::catalog::{Catalog, GroupEntry, Name};
+use crate::error::{Code, Error, Result};
+use crate::time;
+
+/// Every group, and the catalog that says whose they are.
+#[derive(Debug)]
+pub struct Groups {
+    catalog: Catalog,
+    open: Mutex<HashMap<GroupId, Open>>,
+    next_session: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Open {
+    group: Group,
+    writer: JoinHandle<()>,
+}
+
+impl Groups {
+    /// Opens all groups of the catalog. One that is damaged is there, and says so; it does not stop the others.
+    pub fn open(catalog: Catalog) -> Result<Self> {
+        // Numbers of sessions stand in envelopes: the clock keeps them growing across restarts.
+        let next_session = AtomicU64::new(time::now().0);
+        let groups = Self { catalog, open: Mutex::default(), next_session };
+        for entry in groups.catalog.groups() {
+            groups.start(&mut groups.locked(), entry)?;
+        }
+        Ok(groups)
+    }
+
+    /// Who is known here.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// A number for a new connection, higher than any before.
+    pub fn next_session(&self) -> SessionId {
+        SessionId(self.next_session.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The group that `agent` wants to send for; made if nobody has it yet, refused if somebody else has it.
+    ///
+    /// Reads and writes the disk: not for a thread that must not wait.
+    pub fn claim(&self, agent: &Name, id: GroupId, name: &str) -> std::result::Result<Group, Refusal> {
+        let refused = |error: Error| {
+            let code = match error.code() {
+                Code::FENCED => RefusalCode::Fenced,
+                Code::USAGE => RefusalCode::Malformed,
+                Code::NO_SPACE => RefusalCode::NoSpace,
+                _ => RefusalCode::Internal,
+            };
+            Refusal::new(code, error.to_string())
+        };
+        let name = Name::parse(name).map_err(refused)?;
+        // Under one lock, so that a group is opened once.
+        let mut open = self.locked();
+        let entry = self.catalog.claim(agent, id, &name).map_err(refused)?;
+        match open.get(&id) {
+            Some(known) => Ok(known.group.clone()),
+            None => {
+                info!(group = %entry.name, agent = %entry.agent, "a new group");
+                self.start(&mut open, entry).map_err(refused)
+            }
+        }
+    }
+
+    /// The group of this name.
+    pub fn by_name(&self, name: &str) -> Result<Group> {
+        let open = self.locked();
+        let found = open.values().find(|known| known.group.name().as_str() == name);
+        found.map(|known| known.group.clone()).ok_or_else(|| Error::no_group(name))
+    }
+
+    /// The group with this identity.
+    pub fn by_id(&self, id: GroupId) -> Option<Group> {
+        self.locked().get(&id).map(|known| known.group.clone())
+    }
+
+    /// All of them, by name.
+    pub fn all(&self) -> Vec<Group> {
+        let mut all: Vec<Group> = self.locked().values().map(|known| known.group.clone()).collect();
+        all.sort_by(|a, b| a.name().cmp(b.name()));
+        all
+    }
+
+    /// Ends every writer after what it has in its queue, and notes the clean stop. No group can be used after it.
+    pub async fn stop(&self) {
+        let open: Vec<Open> = self.locked().drain().map(|(_, open)| open).collect();
+        for Open { group, .. } in &open {
+            let queue = group.queue().take();
+            if let Some(queue) = queue {
+                queue.stop().await;
+            }
+        }
+        let joined = tokio::task::spawn_blocking(move || {
+            for Open { group, writer } in open {
+                if writer.join().is_err() {
+                    error!(group = %group.name(), "the writer had panicked");
+                }
+            }
+        });
+        if joined.await.is_err() {
+            error!("the writers could not be waited for");
+        }
+    }
+
+    fn start(&self, open: &mut HashMap<GroupId, Open>, entry: GroupEntry) -> Result<Group> {
+        let plain = FileDisk::create(self.catalog.group_dir(entry.id))?;
+        let disk: Arc<dyn Disk> =
+            if UringDisk::available() { Arc::new(UringDisk::new(plain)?) } else { Arc::new(plain) };
+        let opening = Opening { disk, segment_bytes: SEGMENT_BYTES, entropy, now: time::now };
+        let started = spawn(entry, opening)?;
+        let group = started.group.clone();
+        open.insert(group.id(), started);
+        Ok(group)
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<GroupId, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Opens a group's journal and starts its writer.
+fn spawn(entry: GroupEntry, opening: Opening) -> Result<Open> {
+    let (queue, commands) = Queue::new();
+    let state = State {
+        library: None,
+        findings: Vec::new(),
+        report: None,
+        orders: None,
+        lag: Lag::default(),
+        last_verified: None,
+        busy: None,
+    };
+    let shared = Shared {
+        entry,
+        session: AtomicU64::new(0),
+        queue: Mutex::new(Some(queue)),
+        progress: watch::Sender::new(Progress::default()),
+        state: Mutex::new(state),
+    };
+    let group = Group { shared: Arc::new(shared) };
+    let writer = Writer::open(group.clone(), opening);
+    let name = format!("write-{:.8}", group.id());
+    let writer = std::thread::Builder::new().name(name).spawn(move || writer.run(commands))?;
+    Ok(Open { group, writer })
+}
+
+/// 16 random bytes from the kernel.
+pub(crate) fn entropy() -> [u8; 16] {
+    use std::io::Read;
+
+    let mut bytes = [0; 16];
+    let filled = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    filled.expect("every Linux has /dev/urandom");
+    bytes
+}

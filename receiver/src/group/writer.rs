@@ -1,0 +1,285 @@
+//! The thread that owns a group's journal: takes what is queued, appends it, one fdatasync, then says so.
+//!
+//! Group commit needs no timer: while the disk works on one batch, the next one gathers in the queue.
+
+use std::sync::Arc;
+
+use journal::disk::Disk;
+use journal::error::{Error as JournalError, ErrorKind};
+use journal::frame::Frame;
+use journal::log::{BaseHead, Entropy, Finding, Head};
+use journal::store::Store;
+use journal::types::{ResyncId, SessionId, WallTime};
+use journal::wire::{Refusal, RefusalCode};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tracing::{error, info, warn};
+
+use super::ingest::{Command, superseded};
+use super::{Fault, Group, Lag};
+
+/// What a journal is opened with.
+#[derive(Clone, Debug)]
+pub(super) struct Opening {
+    pub(super) disk: Arc<dyn Disk>,
+    /// Content after which a segment is sealed.
+    pub(super) segment_bytes: u64,
+    pub(super) entropy: Entropy,
+    /// The receiver's wall clock.
+    pub(super) now: fn() -> WallTime,
+}
+
+/// The owner of the journal.
+#[derive(Debug)]
+pub(super) struct Writer {
+    group: Group,
+    opening: Opening,
+    store: Option<Store>,
+    /// A session whose frames are passed over, for it was refused.
+    refused: Option<SessionId>,
+}
+
+impl Writer {
+    /// Opens the journal and publishes what there is. A damaged one is published too, for reading.
+    pub(super) fn open(group: Group, opening: Opening) -> Self {
+        let mut writer = Self { group, opening, store: None, refused: None };
+        writer.reopen();
+        writer
+    }
+
+    /// Works until told to stop.
+    pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut batch = Vec::new();
+        while let Some(first) = commands.blocking_recv() {
+            batch.push(first);
+            while let Ok(next) = commands.try_recv() {
+                batch.push(next);
+            }
+            if self.work(&mut batch) {
+                break;
+            }
+        }
+        let now = (self.opening.now)();
+        if let Some(store) = self.store.as_mut().filter(|store| store.closed().is_none())
+            && let Err(error) = store.stop(now)
+        {
+            error!(group = %self.group.name(), %error, "cannot note the clean stop");
+        }
+    }
+
+    /// One batch; whether it is the last.
+    fn work(&mut self, commands: &mut Vec<Command>) -> bool {
+        let mut batch = Batch::default();
+        let mut stop = false;
+        for command in commands.drain(..) {
+            match command {
+                Command::Live { session, frame, room } if self.takes(session) => {
+                    batch.session = session;
+                    batch.live.push(frame);
+                    batch.rooms.push(room);
+                }
+                Command::Base { session, resync, frame, room } if self.takes(session) => {
+                    batch.session = session;
+                    batch.base(resync).push(frame);
+                    batch.rooms.push(room);
+                }
+                Command::Live { .. } | Command::Base { .. } => {}
+                Command::Attach { session, reply } => {
+                    self.write(std::mem::take(&mut batch));
+                    let answer = self.attach(session);
+                    // Who asked may have gone.
+                    let _ = reply.send(answer);
+                }
+                Command::OpenBase { session, resync, reply } => {
+                    self.write(std::mem::take(&mut batch));
+                    let _ = reply.send(self.open_base(session, resync));
+                }
+                Command::Stop => stop = true,
+            }
+        }
+        self.write(batch);
+        stop
+    }
+
+    fn takes(&self, session: SessionId) -> bool {
+        self.group.is_current(session) && self.refused != Some(session)
+    }
+
+    fn attach(&mut self, session: SessionId) -> Result<Option<Head>, Refusal> {
+        if !self.group.is_current(session) {
+            return Err(superseded());
+        }
+        self.refused = None;
+        let fault = self.group.shared.progress.borrow().fault.clone();
+        match fault {
+            // What is damaged stays so until a person has looked.
+            Some(Fault::Damaged(_)) | None => {}
+            Some(Fault::Disk(_) | Fault::Full(_)) => self.reopen(),
+        }
+        self.group.state().lag = Lag::default();
+        self.group.shared.progress.send_modify(|now| {
+            now.session = session;
+            now.refused = None;
+            now.bases.clear();
+        });
+        if let Some(fault) = &self.group.shared.progress.borrow().fault {
+            return Err(fault.refusal());
+        }
+        // What recovery read is in the file, but only what was promised is known to be on the disk.
+        self.sync()?;
+        Ok(self.store.as_ref().and_then(|store| store.head()))
+    }
+
+    fn open_base(&mut self, session: SessionId, resync: ResyncId) -> Result<Option<BaseHead>, Refusal> {
+        if !self.takes(session) {
+            return Err(superseded());
+        }
+        let Some(store) = &mut self.store else { return Err(nothing_open()) };
+        // One base at a time: what an agent began and does not go on with is of no use any more.
+        let synced = match store.base_head(resync) {
+            Some(_) => store.sync_base(resync),
+            None => store.drop_unsealed_bases(Some(resync)).map(|()| None),
+        };
+        let head = synced.map_err(|error| self.fail(session, &error));
+        self.publish();
+        head
+    }
+
+    /// Appends a batch and makes it durable. Bases first: the order may say that one is whole.
+    fn write(&mut self, batch: Batch) {
+        if batch.live.is_empty() && batch.bases.is_empty() {
+            return;
+        }
+        let Batch { session, live, bases, rooms } = batch;
+        let result = self.write_bases(session, &bases).and_then(|()| self.write_live(session, &live));
+        match result {
+            Ok(()) => self.note_lag(&live),
+            Err(refusal) => {
+                self.refused = Some(session);
+                self.group.shared.progress.send_modify(|now| now.refused = Some(refusal));
+            }
+        }
+        self.publish();
+        drop(rooms);
+    }
+
+    fn write_bases(&mut self, session: SessionId, bases: &[(ResyncId, Vec<Frame>)]) -> Result<(), Refusal> {
+        let now = (self.opening.now)();
+        for (resync, frames) in bases {
+            let Some(store) = &mut self.store else { return Err(nothing_open()) };
+            let result = store.append_base(*resync, frames, session, now).and_then(|()| store.sync_base(*resync));
+            result.map_err(|error| self.fail(session, &error))?;
+        }
+        Ok(())
+    }
+
+    fn write_live(&mut self, session: SessionId, frames: &[Frame]) -> Result<(), Refusal> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let now = (self.opening.now)();
+        let Some(store) = &mut self.store else { return Err(nothing_open()) };
+        store.append(frames, session, now).map_err(|error| self.fail(session, &error))?;
+        self.sync()
+    }
+
+    /// The one fdatasync of a batch. What it covered is visible to readers from then on.
+    fn sync(&mut self) -> Result<(), Refusal> {
+        let Some(store) = &mut self.store else { return Err(nothing_open()) };
+        let synced = store.sync();
+        synced.map(drop).map_err(|error| self.fail(SessionId(0), &error))
+    }
+
+    /// What a failed operation means for the session, and for the group.
+    fn fail(&mut self, session: SessionId, error: &JournalError) -> Refusal {
+        let name = self.group.name();
+        let text = error.to_string();
+        let closed = self.store.as_ref().and_then(|store| store.closed().map(str::to_owned));
+        let Some(why) = closed else {
+            // Nothing was written: the frame is wrong, not the disk.
+            info!(group = %name, ?session, %error, "a frame was refused");
+            return Refusal::new(RefusalCode::ChainBroken, text);
+        };
+        error!(group = %name, %error, "the journal is not written to any more");
+        let fault = if error.kind() == ErrorKind::NoSpace { Fault::Full(why) } else { Fault::Disk(why) };
+        let refusal = fault.refusal();
+        self.group.shared.progress.send_modify(|now| now.fault = Some(fault));
+        refusal
+    }
+
+    /// Opens the journal anew: recovery decides what of the last batch is there.
+    fn reopen(&mut self) {
+        self.store = None;
+        let Opening { disk, segment_bytes, entropy, .. } = self.opening.clone();
+        let name = self.group.name().clone();
+        let fault = match Store::open(disk, self.group.id(), segment_bytes, entropy) {
+            Ok((store, findings)) => {
+                for Finding { place, what, mended } in &findings {
+                    warn!(group = %name, place, what, mended, "found while opening the journal");
+                }
+                let fault = store.closed().map(|why| Fault::Damaged(why.to_owned()));
+                let mut state = self.group.state();
+                state.library = Some(store.library());
+                state.findings = findings;
+                self.store = Some(store);
+                fault
+            }
+            Err(error) => {
+                error!(group = %name, %error, "the journal cannot be opened");
+                let why = error.to_string();
+                Some(match error.kind() {
+                    ErrorKind::NoSpace => Fault::Full(why),
+                    ErrorKind::Io => Fault::Disk(why),
+                    _ => Fault::Damaged(why),
+                })
+            }
+        };
+        self.group.shared.progress.send_modify(|now| now.fault = fault);
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let Some(store) = &self.store else { return };
+        let version = store.library().now();
+        let head = version.head();
+        let open = store.log().bases().filter(|&resync| version.timeline().sealed(resync).is_none());
+        let bases: Vec<_> =
+            open.filter_map(|resync| store.log().base_durable(resync).map(|head| (resync, head))).collect();
+        self.group.shared.progress.send_modify(|now| {
+            assert!(now.head.map(|h| h.seq) <= head.map(|h| h.seq) || now.fault.is_some(), "{now:?} then {head:?}");
+            now.head = head;
+            now.bases = bases;
+        });
+    }
+
+    fn note_lag(&self, frames: &[Frame]) {
+        let now = (self.opening.now)();
+        let mut state = self.group.state();
+        for first in frames.iter().filter_map(|frame| frame.records().next()) {
+            state.lag.note(first.time, now);
+        }
+    }
+}
+
+/// What was queued together. All of it is of one session: an older one's frames are passed over.
+#[derive(Debug, Default)]
+struct Batch {
+    session: SessionId,
+    live: Vec<Frame>,
+    bases: Vec<(ResyncId, Vec<Frame>)>,
+    /// Given back when the frames are written.
+    rooms: Vec<OwnedSemaphorePermit>,
+}
+
+impl Batch {
+    fn base(&mut self, resync: ResyncId) -> &mut Vec<Frame> {
+        let at = self.bases.iter().position(|(known, _)| *known == resync).unwrap_or_else(|| {
+            self.bases.push((resync, Vec::new()));
+            self.bases.len() - 1
+        });
+        &mut self.bases[at].1
+    }
+}
+
+fn nothing_open() -> Refusal {
+    Refusal::new(RefusalCode::Damaged, "the journal cannot be opened")
+}
