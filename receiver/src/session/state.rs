@@ -79,7 +79,8 @@ impl LiveOrder {
         {
             return Ok(Admit::Again);
         }
-        if first != Seq::following(head.map(|head| head.seq)) || header.durable.is_some_and(|durable| durable >= first) {
+        if first != Seq::following(head.map(|head| head.seq)) || header.durable.is_some_and(|durable| durable >= first)
+        {
             return Err(chain_broken(header));
         }
         if head.map(|head| head.epoch) != Some(header.epoch) {

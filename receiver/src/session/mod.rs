@@ -1,0 +1,3 @@
+//! Sessions: what agents say to this receiver. `state` decides, the others drive QUIC.
+
+pub mod state;
