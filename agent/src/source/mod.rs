@@ -1,0 +1,225 @@
+//! The protected file or block device.
+//!
+//! All I/O is `O_DIRECT`: a buffered read of a mounted device can return old data even after an fsync. Who may open a source,
+//! and why not, is in `open`; whether anybody wrote to it while the agent was stopped, in `proof`.
+
+mod open;
+mod proof;
+mod ring;
+mod stack;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Debug;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use journal::disk::{AlignedBuf, next_data};
+use journal::types::Sectors;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::{Errno, retry_on_intr};
+
+pub use open::refuse_inside;
+pub use proof::FileProof;
+
+/// What the tap needs of a source: small, so that tests can put a faulty one in its place.
+///
+/// Offsets and lengths are bytes inside the size and multiples of [`block_bytes`](Self::block_bytes). After an error any part
+/// of the range may have been changed.
+pub trait Storage: Send + Sync + Debug {
+    /// Size.
+    fn size(&self) -> Sectors;
+
+    /// The smallest request in bytes: a power of two, 512 to 4096.
+    fn block_bytes(&self) -> u32;
+
+    /// Fills `buffer`.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `data`.
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Makes what was written before durable.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Gives the space back. `true`: it reads as zeroes now; `false`: this source cannot, and nothing changed.
+    fn discard(&self, offset: u64, length: u64) -> io::Result<bool>;
+
+    /// Makes the range read as zeroes; with `keep_space` the space stays allocated.
+    fn zero(&self, offset: u64, length: u64, keep_space: bool) -> io::Result<()>;
+
+    /// The first range of data at or after `offset`; the rest reads as zeroes.
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>>;
+}
+
+/// An open source, held against every other agent, and a device against everybody who opens it exclusively.
+#[derive(Debug)]
+pub struct Source {
+    file: File,
+    path: PathBuf,
+    size: Sectors,
+    /// What `O_DIRECT` asks of offsets and lengths, in bytes.
+    block_bytes: u32,
+    is_device: bool,
+    /// A flush failed: nothing that a clean stop says of this source can be believed.
+    flush_failed: AtomicBool,
+}
+
+impl Source {
+    /// The name it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it is a block device.
+    pub fn is_device(&self) -> bool {
+        self.is_device
+    }
+
+    /// A name of this very file or device, whatever its path means by now. Lives as long as this value.
+    pub fn handle_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+
+    /// What will prove at the next start that nobody wrote in between. Waits until a later change must show in the file's
+    /// times. `None` for a device, which keeps no such times, and after a failed flush.
+    pub fn proof(&self) -> crate::Result<Option<FileProof>> {
+        if self.is_device || self.flush_failed.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        FileProof::take(&self.file).map(Some).map_err(|error| error.with_path(&self.path))
+    }
+
+    /// Whether it is as it was when `proof` was taken.
+    pub fn is_unchanged_since(&self, proof: &FileProof) -> crate::Result<bool> {
+        let now = FileProof::look(&self.file).map_err(|error| error.with_path(&self.path))?;
+        Ok(!self.is_device && now == *proof)
+    }
+
+    fn fallocate(&self, how: FallocateFlags, offset: u64, length: u64) -> io::Result<bool> {
+        match retry_on_intr(|| fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, length)) {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::NODEV) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Whether memory there may be handed to the device as it is.
+    fn is_aligned(&self, memory: &[u8]) -> bool {
+        memory.as_ptr().addr().is_multiple_of(usize::try_from(self.block_bytes).unwrap_or(4096))
+    }
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Storage for Source {
+    fn size(&self) -> Sectors {
+        self.size
+    }
+
+    fn block_bytes(&self) -> u32 {
+        self.block_bytes
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        if !self.is_aligned(buffer) {
+            let mut bounce = AlignedBuf::new(buffer.len()).map_err(io::Error::other)?;
+            self.read_at(offset, &mut bounce)?;
+            buffer.copy_from_slice(&bounce);
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < buffer.len() {
+            match ring::read(&self.file, offset + bytes(done), &mut buffer[done..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => done += count,
+                Err(error) if is_interrupted(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if !self.is_aligned(data) {
+            let mut bounce = AlignedBuf::new(data.len()).map_err(io::Error::other)?;
+            bounce.copy_from_slice(data);
+            return self.write_at(offset, &bounce);
+        }
+        let mut done = 0;
+        while done < data.len() {
+            match ring::write(&self.file, offset + bytes(done), &data[done..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => done += count,
+                Err(error) if is_interrupted(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        loop {
+            match ring::sync(&self.file) {
+                Err(error) if is_interrupted(&error) => {}
+                Err(error) => {
+                    self.flush_failed.store(true, Ordering::Release);
+                    return Err(error);
+                }
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    // `fallocate` means the same on a file and on a device: punched and zeroed ranges read as zeroes, or it is refused.
+    fn discard(&self, offset: u64, length: u64) -> io::Result<bool> {
+        self.fallocate(FallocateFlags::PUNCH_HOLE, offset, length)
+    }
+
+    fn zero(&self, offset: u64, length: u64, keep_space: bool) -> io::Result<()> {
+        let done = (!keep_space && self.fallocate(FallocateFlags::PUNCH_HOLE, offset, length)?)
+            || self.fallocate(FallocateFlags::ZERO_RANGE, offset, length)?;
+        if done {
+            return Ok(());
+        }
+        let zeroes = zeroes()?;
+        let end = offset + length;
+        (offset..end).step_by(zeroes.len()).try_for_each(|at| {
+            let count = usize::try_from(end - at).map_or(zeroes.len(), |left| left.min(zeroes.len()));
+            self.write_at(at, &zeroes[..count])
+        })
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        next_data(&self.file, offset).map_err(io::Error::other)
+    }
+}
+
+/// A megabyte of nothing, for sources that cannot be told to be zero.
+fn zeroes() -> io::Result<&'static AlignedBuf> {
+    static ZEROES: OnceLock<AlignedBuf> = OnceLock::new();
+    if let Some(zeroes) = ZEROES.get() {
+        return Ok(zeroes);
+    }
+    let fresh = AlignedBuf::new(1 << 20).map_err(io::Error::other)?;
+    Ok(ZEROES.get_or_init(|| fresh))
+}
+
+/// A length in memory as one on disk.
+pub(crate) fn bytes(length: usize) -> u64 {
+    u64::try_from(length).expect("a usize has at most 64 bits")
+}
+
+/// Whether the call did nothing and may simply be made again.
+fn is_interrupted(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::ECANCELED))
+}

@@ -1,0 +1,332 @@
+//! The agent's own journal: frames wait here until a receiver has them durably.
+//!
+//! ```text
+//!   capture ──take──► spooler ──append──► log on disk ──locate──► sender, when behind
+//!                        └──────publish──► recent frames ───────► sender
+//! ```
+//!
+//! **Invariant:** a frame is in the log before a sender can see it, unless the log failed; so an agent that was killed knows all
+//! that it sent.
+//! **Invariant:** what the log lacks is in memory.
+
+mod adaptive;
+mod ages;
+mod open;
+mod spooler;
+#[cfg(test)]
+mod tests;
+mod unsynced;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use journal::codec::{Body, EpochBegin};
+use journal::frame::Frame;
+use journal::log::{Head, Log};
+use journal::types::{BootId, ChainHead, Durable, EpochId, GroupId, Seq, WallTime};
+
+pub(crate) use adaptive::Adaptive;
+use ages::Ages;
+pub use open::Found;
+use spooler::{Chain, Spooler};
+
+use crate::capture::{Capture, CaptureState, Clock, Start};
+use crate::{Error, ErrorKind, Result};
+
+/// Memory for frames that the log has too, so that a sender that keeps up never reads from disk.
+const RECENT_BYTES: usize = 16 << 20;
+
+/// How a run of the agent on a group begins.
+#[derive(Debug)]
+pub struct Epoch {
+    /// The group.
+    pub group: GroupId,
+    /// This run.
+    pub id: EpochId,
+    /// Which boot of the machine it is.
+    pub boot: BootId,
+    /// What it continues. Unless it is the spool's own head, frames in the spool that were not sent are given up.
+    pub parent: Option<Head>,
+    /// Bytes the spool may take before capture ends.
+    pub limit_bytes: u64,
+}
+
+/// Frames on their way to a receiver, in order.
+pub struct Spool {
+    capture: Arc<Capture>,
+    shared: Arc<Shared>,
+    limit_bytes: u64,
+    dir: PathBuf,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Numbers for people and programs.
+#[derive(Clone, Debug)]
+pub struct SpoolStatus {
+    /// Whether capture runs.
+    pub capture: CaptureState,
+    /// The last record, and its time.
+    pub captured: (Option<Seq>, WallTime),
+    /// The last record that a sender can get.
+    pub spooled: Option<Seq>,
+    /// The last record that is durable at a receiver.
+    pub durable: Option<Seq>,
+    /// Time of the oldest change that is not durable at a receiver; `None`: there is none.
+    pub oldest: Option<WallTime>,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Bytes that are allowed.
+    pub limit_bytes: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// Where the order stands.
+    pub head: Option<Head>,
+    /// Whether everything that happened is in it, durably.
+    pub complete: bool,
+}
+
+/// What the spooler's thread and its users share.
+struct Shared {
+    log: Mutex<Log>,
+    recent: Mutex<Recent>,
+    /// Frames became available.
+    published: Condvar,
+    link_is_fast: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Recent {
+    frames: VecDeque<Frame>,
+    bytes: usize,
+    ages: Ages,
+    /// The last record of all frames published.
+    spooled: Option<Seq>,
+    /// What the log has: frames beyond it stay in memory.
+    logged: Option<Seq>,
+    durable: Option<Seq>,
+    /// Through where segments were dropped.
+    dropped: Option<Seq>,
+}
+
+impl Spool {
+    /// Opens an epoch: its beginning is the first record. `on_new` is called on the spooler's thread whenever there are new
+    /// frames, to wake a sender; it must not block.
+    pub fn begin(
+        found: Found,
+        epoch: &Epoch,
+        clock: Arc<dyn Clock>,
+        on_new: Box<dyn Fn() + Send>,
+    ) -> Result<(Self, Arc<Capture>)> {
+        let &Epoch { group, id, boot, parent, limit_bytes } = epoch;
+        let found = found.continuing(parent)?;
+        let last = parent.map(|head| head.seq);
+        let capture = Arc::new(Capture::new(Start { last, time: found.time }, clock));
+        let head = parent.map_or(ChainHead::START, |head| head.chain);
+        capture.record(Body::EpochBegin(EpochBegin { parent: parent.map(|head| head.epoch), seq: last, head }));
+        let mut recent = Recent { spooled: last, logged: last, ..Recent::default() };
+        if let Some(head) = found.head {
+            recent.ages.add(head.seq, found.time);
+        }
+        let shared = Arc::new(Shared {
+            log: Mutex::new(found.log),
+            recent: Mutex::new(recent),
+            published: Condvar::new(),
+            link_is_fast: AtomicBool::new(false),
+        });
+        let spooler = Spooler {
+            capture: capture.clone(),
+            shared: shared.clone(),
+            chain: Chain::new(group, id, boot, parent),
+            adaptive: Adaptive::default(),
+            limit_bytes,
+            on_new,
+        };
+        let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(move || spooler.run())?;
+        let spool = Self { capture: capture.clone(), shared, limit_bytes, dir: found.dir, thread: Some(thread) };
+        Ok((spool, capture))
+    }
+
+    /// The frame with the record after `seq`; `None` if there is none yet. May read from disk.
+    ///
+    /// # Errors
+    /// `NotFound` if it was dropped: a receiver had it durably once.
+    pub fn next_after(&self, seq: Option<Seq>) -> Result<Option<Frame>> {
+        let next = Seq::following(seq);
+        {
+            let recent = self.shared.recent();
+            if recent.spooled < Some(next) {
+                return Ok(None);
+            }
+            let at = recent.frames.partition_point(|frame| frame.last_seq() < Some(next));
+            let frame = recent.frames.get(at).filter(|frame| first_seq(frame) <= Some(next));
+            if let Some(frame) = frame {
+                return Ok(Some(frame.clone()));
+            }
+        }
+        let place = self.shared.log().locate(next)?;
+        let gone = || Error::not_found(format!("the frame with record {next} is no longer in the spool"));
+        place.ok_or_else(gone)?.read().map(Some)
+    }
+
+    /// As [`next_after`](Self::next_after), but waits for it, at most for `patience`.
+    pub fn wait_after(&self, seq: Option<Seq>, patience: Duration) -> Result<Option<Frame>> {
+        let next = Seq::following(seq);
+        let waits = |recent: &mut Recent| recent.spooled < Some(next);
+        drop(self.shared.published.wait_timeout_while(self.shared.recent(), patience, waits));
+        self.next_after(seq)
+    }
+
+    /// A receiver has all up to here durably: it may be dropped.
+    pub fn acked(&self, durable: Durable) {
+        let mut recent = self.shared.recent();
+        recent.durable = recent.durable.max(Some(durable.0));
+        recent.ages.forget(durable.0);
+    }
+
+    /// Compressing does not pay on this link.
+    pub fn set_link_is_fast(&self, fast: bool) {
+        self.shared.link_is_fast.store(fast, Ordering::Relaxed);
+    }
+
+    /// Numbers as of now.
+    pub fn status(&self) -> SpoolStatus {
+        let bytes = self.shared.log().bytes();
+        let (capture, captured) = (self.capture.state(), self.capture.last());
+        let recent = self.shared.recent();
+        SpoolStatus {
+            capture,
+            captured,
+            spooled: recent.spooled,
+            durable: recent.durable,
+            oldest: recent.ages.oldest(),
+            bytes,
+            limit_bytes: self.limit_bytes,
+        }
+    }
+
+    /// Ends capture and makes all of it durable on this machine.
+    pub fn stop(mut self) -> Result<Ending> {
+        self.close();
+        let mut log = self.shared.log();
+        if log.closed().is_some() {
+            return Ok(Ending { head: log.head(), complete: false });
+        }
+        log.stop(self.capture.clock().wall())?;
+        // The log's own syncs do nothing.
+        let dir = std::fs::File::open(&self.dir)?;
+        rustix::fs::syncfs(&dir).map_err(|errno| Error::from(errno).context("cannot sync").with_path(&self.dir))?;
+        let complete =
+            self.capture.state() == CaptureState::Running && log.head().map(|head| head.seq) == self.capture.last_seq();
+        Ok(Ending { head: log.head(), complete })
+    }
+
+    fn close(&mut self) {
+        self.capture.close();
+        if let Some(thread) = self.thread.take() {
+            // If it panicked, the log lacks records, and that is seen.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn durable(&self) -> Option<Seq> {
+        self.recent().durable
+    }
+
+    fn link_is_fast(&self) -> bool {
+        self.link_is_fast.load(Ordering::Relaxed)
+    }
+
+    /// Lets senders see the frames.
+    fn publish(&self, frames: Vec<Frame>) {
+        let logged = self.log().head().map(|head| head.seq);
+        let mut recent = self.recent();
+        recent.logged = recent.logged.max(logged);
+        for frame in frames {
+            recent.push(frame);
+        }
+        recent.evict();
+        self.published.notify_all();
+    }
+
+    /// Drops whole segments that a receiver has.
+    fn drop_durable(&self) {
+        let durable = {
+            let mut recent = self.recent();
+            if recent.durable == recent.dropped {
+                return;
+            }
+            recent.dropped = recent.durable;
+            recent.durable
+        };
+        let Some(durable) = durable else { return };
+        // It is only space: a spool that cannot be written is noticed when it has to be.
+        match self.log().drop_through(durable) {
+            Err(error) if error.kind() != ErrorKind::Poisoned => tracing::warn!(?error, "cannot drop spool segments"),
+            _ => {}
+        }
+    }
+}
+
+impl Recent {
+    fn push(&mut self, frame: Frame) {
+        let change = frame.records().find(|record| !matches!(record.body, Body::Clock(_)));
+        if let (Some(change), Some(last)) = (change, frame.last_seq()) {
+            self.ages.add(last, change.time);
+        }
+        self.spooled = frame.last_seq();
+        self.bytes += weight(&frame);
+        self.frames.push_back(frame);
+    }
+
+    fn evict(&mut self) {
+        while self.bytes > RECENT_BYTES
+            && let Some(frame) = self.frames.pop_front_if(|frame| frame.last_seq() <= self.logged)
+        {
+            self.bytes -= weight(&frame);
+        }
+    }
+}
+
+impl fmt::Debug for Spool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spool").field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+fn first_seq(frame: &Frame) -> Option<Seq> {
+    match frame.header().kind {
+        journal::codec::FrameKind::Live { first } => Some(first),
+        journal::codec::FrameKind::Base { .. } => None,
+    }
+}
+
+/// Memory that a frame holds: a large one the whole buffer that it was built in.
+fn weight(frame: &Frame) -> usize {
+    const LARGE: usize = 128 * 1024;
+    let bytes = frame.bytes().len();
+    if bytes > LARGE { bytes.max(3 << 19) } else { bytes }
+}

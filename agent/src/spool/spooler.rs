@@ -1,0 +1,141 @@
+//! The thread that turns records into frames: closes them, chains them, appends them to the spool, and lets the sender know.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use journal::codec::{Body, ClockKind, FrameKind, GapReason};
+use journal::frame::{Frame, FrameBuilder, FrameSeal};
+use journal::log::Head;
+use journal::types::{BootId, ChainHead, EpochId, FrameNo, GroupId, Seq, SessionId};
+
+use super::Shared;
+use super::adaptive::Adaptive;
+use crate::Result;
+use crate::capture::{Capture, Taken};
+
+/// How long nothing is recorded before a report says that nothing happened: it extends what is covered.
+const IDLE: Duration = Duration::from_secs(1);
+/// The wall clock was set if it moved so many microseconds against the boot clock from one frame to the next: slewing does not.
+const STEP: u64 = 500_000;
+
+pub(super) struct Spooler {
+    pub(super) capture: Arc<Capture>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) chain: Chain,
+    pub(super) adaptive: Adaptive,
+    pub(super) limit_bytes: u64,
+    /// Called after frames became available.
+    pub(super) on_new: Box<dyn Fn() + Send>,
+}
+
+/// Where the group's chain of frames stands, and what each frame says of its origin.
+#[derive(Debug)]
+pub(super) struct Chain {
+    group: GroupId,
+    epoch: EpochId,
+    boot: BootId,
+    /// Number and chain head of the last frame, and its last record.
+    frame: Option<FrameNo>,
+    prev: ChainHead,
+    last: Option<Seq>,
+    /// Wall time ahead of boot time, at the last frame.
+    ahead: Option<i128>,
+}
+
+impl Spooler {
+    /// Until capture is closed and all of it is spooled.
+    pub(super) fn run(mut self) {
+        loop {
+            match self.capture.take(IDLE) {
+                Taken::Frames(builders) => self.spool(builders),
+                Taken::Idle => {
+                    self.capture.record_at_once(Body::Clock(ClockKind::Report));
+                    self.shared.drop_durable();
+                }
+                Taken::Closed => return,
+            }
+        }
+    }
+
+    fn spool(&mut self, builders: Vec<FrameBuilder>) {
+        let frames: Vec<Frame> = builders
+            .into_iter()
+            .map(|mut builder| {
+                let frame = self.close(&mut builder);
+                self.capture.give_back(builder);
+                frame
+            })
+            .collect();
+        if let Err(error) = self.append(&frames) {
+            tracing::error!(?error, "the spool cannot be written: capture ends");
+            self.capture.halt(GapReason::SpoolFull, &format!("the spool cannot be written: {error}"));
+        }
+        self.shared.publish(frames);
+        (self.on_new)();
+        self.shared.drop_durable();
+        let bytes = self.shared.log().bytes();
+        if bytes > self.limit_bytes {
+            let why = format!("the spool is full: {bytes} bytes wait for a receiver, {} are allowed", self.limit_bytes);
+            self.capture.halt(GapReason::SpoolFull, &why);
+        }
+    }
+
+    /// A spool that failed once is not written to any more: what it lacks stays in memory, and that is bounded, as capture has
+    /// ended with it.
+    fn append(&mut self, frames: &[Frame]) -> Result<()> {
+        let mut log = self.shared.log();
+        if log.closed().is_some() {
+            return Ok(());
+        }
+        log.append(frames, SessionId(0), self.capture.clock().wall())
+    }
+
+    fn close(&mut self, builder: &mut FrameBuilder) -> Frame {
+        let clock = self.capture.clock();
+        let (wall, boottime) = (clock.wall(), clock.boottime());
+        if self.chain.stepped(i128::from(wall.0) - i128::from(boottime.0)) {
+            self.capture.record_at_once(Body::Clock(ClockKind::Step));
+        }
+        let before = builder.payload_bytes();
+        let compress = before > 0 && self.adaptive.compress(self.shared.link_is_fast());
+        let frame = builder.finish(&FrameSeal {
+            kind: FrameKind::Live { first: Seq::following(self.chain.last) },
+            group: self.chain.group,
+            epoch: self.chain.epoch,
+            number: FrameNo::following(self.chain.frame),
+            prev: self.chain.prev,
+            durable: self.shared.durable(),
+            wall,
+            boottime,
+            boot: self.chain.boot,
+            compress,
+        });
+        if compress {
+            self.adaptive.learn(before, frame.payload().len());
+        }
+        self.chain.frame = Some(frame.header().number);
+        self.chain.prev = frame.head();
+        self.chain.last = frame.last_seq();
+        frame
+    }
+}
+
+impl Chain {
+    pub(super) fn new(group: GroupId, epoch: EpochId, boot: BootId, parent: Option<Head>) -> Self {
+        Self {
+            group,
+            epoch,
+            boot,
+            frame: parent.map(|head| head.frame),
+            prev: parent.map_or(ChainHead::START, |head| head.chain),
+            last: parent.map(|head| head.seq),
+            ahead: None,
+        }
+    }
+
+    /// Whether the wall clock, now so far `ahead` of the boot clock, was set since the last frame.
+    fn stepped(&mut self, ahead: i128) -> bool {
+        let before = self.ahead.replace(ahead).unwrap_or(ahead);
+        before.abs_diff(ahead) > u128::from(STEP)
+    }
+}

@@ -1,0 +1,93 @@
+//! What the agent remembers of each group between runs.
+//!
+//! ```text
+//! STATE/groups/GROUPID/
+//! ├── state.json   replaced as a whole, durably
+//! └── spool/       the agent's journal
+//! ```
+//!
+//! Directories are named by identity: a name is data, never a path.
+//!
+//! **Invariant:** a group is open in one agent at a time.
+//! **Invariant:** what a clean stop proved is forgotten durably before anything is captured.
+
+mod file;
+mod start;
+mod stored;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use journal::log::Head;
+use journal::types::{ChainHead, EpochId, GroupId, Sectors, Seq, VolumeNo, VolumeUuid};
+
+pub use file::{Group, Groups};
+pub use start::{Action, Facts, Plan, VolumePlan, plan};
+
+use crate::source::FileProof;
+
+/// Epochs remembered: as many as may be in question when a receiver's head is looked for among them.
+const EPOCHS_KEPT: usize = 64;
+
+/// All that is remembered of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupState {
+    /// Its identity.
+    pub id: GroupId,
+    /// What it is called.
+    pub name: String,
+    /// Its volumes, by number.
+    pub volumes: BTreeMap<VolumeNo, Volume>,
+    /// A number that no volume of it ever had, and so none after it.
+    pub next_volume: VolumeNo,
+    /// The runs of the agent on it, the newest last.
+    pub epochs: Vec<OpenedEpoch>,
+    /// The highest head that a receiver said is durable, when that was last noted.
+    pub durable: Option<Head>,
+    /// How the last run ended, if it ended cleanly and nothing was begun since.
+    pub stopped: Option<Stopped>,
+}
+
+/// A volume of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Its identity.
+    pub uuid: VolumeUuid,
+    /// What it is called.
+    pub name: String,
+    /// Where its source is.
+    pub path: PathBuf,
+    /// Its size.
+    pub size: Sectors,
+}
+
+/// An epoch, and what it continues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenedEpoch {
+    /// Its identity.
+    pub id: EpochId,
+    /// The epoch before, if there was one.
+    pub parent: Option<EpochId>,
+    /// The last `Seq` before.
+    pub seq: Option<Seq>,
+    /// The chain head there.
+    pub chain: ChainHead,
+}
+
+/// A clean stop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stopped {
+    /// Where the order stood; all of it was durable here.
+    pub head: Head,
+    /// What proves that a volume was not written to since. Volumes that keep no proof are not in it.
+    pub proofs: BTreeMap<VolumeNo, FileProof>,
+}
+
+impl GroupState {
+    /// What is remembered of an epoch.
+    pub fn opened(&self, epoch: EpochId) -> Option<&OpenedEpoch> {
+        self.epochs.iter().find(|opened| opened.id == epoch)
+    }
+}

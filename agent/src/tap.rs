@@ -1,0 +1,170 @@
+//! The tap: an NBD export that captures what it writes.
+//!
+//! A change goes: range lock → source → capture → unlock → reply. So a record stands where the change was complete, its time
+//! lies between completion and reply, and changes that overlap are captured in the order the source saw them. Reads go straight
+//! to the source; one that overlaps a write in flight may see either, as on any disk.
+//!
+//! | request | source | record |
+//! |---|---|---|
+//! | write | write | writes of at most 64 KiB, of one time |
+//! | write zeroes | punched, zeroed or written | pattern |
+//! | trim | punched, if it then reads as zeroes; else nothing | discard; else none |
+//! | flush | `fdatasync`: covers the writes answered before it came | flush, after it |
+//! | FUA | `fdatasync` before the reply, no order for others | none of its own |
+//! | a change that fails | read again: any part may have happened | what is there |
+
+use std::io;
+use std::sync::Arc;
+
+use journal::codec::{Body, GapReason};
+use journal::disk::AlignedBuf;
+use journal::types::{Extent, VolumeNo};
+use nbd::{Capabilities, ErrorCode, Export};
+
+use crate::Result;
+use crate::capture::{Capture, Ranges};
+use crate::source::Storage;
+
+/// Sectors that are read again at a time after a failure: 1 MiB.
+const SALVAGE_SECTORS: u64 = 2048;
+
+/// One volume, served and captured.
+#[derive(Debug)]
+pub struct Tap {
+    volume: VolumeNo,
+    source: Arc<dyn Storage>,
+    capture: Arc<Capture>,
+    ranges: Ranges,
+}
+
+impl Tap {
+    /// Serves `source` as `volume` of the group that `capture` records.
+    pub fn new(volume: VolumeNo, source: Arc<dyn Storage>, capture: Arc<Capture>) -> Self {
+        Self { volume, source, capture, ranges: Ranges::default() }
+    }
+
+    fn change(
+        &self,
+        extent: Extent,
+        fua: bool,
+        on_source: impl FnOnce() -> io::Result<Option<Body>>,
+        data: Option<&[u8]>,
+    ) -> std::result::Result<(), ErrorCode> {
+        let held = self.ranges.hold(extent);
+        match (on_source(), data) {
+            (Ok(_), Some(data)) => {
+                self.capture.record_write(self.volume, extent, data);
+            }
+            (Ok(body), None) => {
+                body.map(|body| self.capture.record(body));
+            }
+            (Err(error), _) => {
+                self.salvage(extent, &error);
+                return Err(ErrorCode::from(&error));
+            }
+        }
+        drop(held);
+        if fua { self.sync() } else { Ok(()) }
+    }
+
+    /// Records what a failed change left in a range that is held.
+    fn salvage(&self, extent: Extent, failure: &io::Error) {
+        tracing::error!(volume = %self.volume, %extent, %failure, "the source failed a change: reading what is there");
+        if let Err(error) = self.record_found(extent) {
+            let why = format!("the source failed a change of {extent}: {failure}; and cannot be read there: {error}");
+            self.capture.halt(GapReason::SourceError, &why);
+        }
+    }
+
+    fn record_found(&self, extent: Extent) -> Result<()> {
+        for part in extent.chunks(SALVAGE_SECTORS) {
+            let mut found = AlignedBuf::new(usize::try_from(part.bytes()).unwrap_or(usize::MAX))?;
+            self.source.read_at(part.byte(), &mut found)?;
+            if found.iter().all(|byte| *byte == 0) {
+                self.capture.record(self.zeroes(part));
+            } else {
+                self.capture.record_write(self.volume, part, &found);
+            }
+        }
+        Ok(())
+    }
+
+    fn zeroes(&self, extent: Extent) -> Body {
+        Body::Pattern { volume: self.volume, extent, fill: [0; 8] }
+    }
+
+    fn sync(&self) -> std::result::Result<(), ErrorCode> {
+        self.source.sync().map_err(|error| {
+            tracing::error!(volume = %self.volume, %error, "the source failed a flush");
+            ErrorCode::from(&error)
+        })
+    }
+}
+
+/// The server checks requests; whoever else calls gets the same answer.
+fn extent(offset: u64, length: u64) -> std::result::Result<Extent, ErrorCode> {
+    Extent::of_bytes(offset, length).ok_or(ErrorCode::Invalid)
+}
+
+impl Export for Tap {
+    fn size_bytes(&self) -> u64 {
+        self.source.size().bytes()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        // Several connections are one source: a flush covers them all.
+        Capabilities::ALL
+    }
+
+    fn min_block_bytes(&self) -> u32 {
+        self.source.block_bytes()
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> std::result::Result<(), ErrorCode> {
+        self.source.read_at(offset, buffer).map_err(|error| ErrorCode::from(&error))
+    }
+
+    fn write(&self, offset: u64, data: &[u8], fua: bool) -> std::result::Result<(), ErrorCode> {
+        let extent = extent(offset, crate::source::bytes(data.len()))?;
+        self.change(extent, fua, || self.source.write_at(offset, data).map(|()| None), Some(data))
+    }
+
+    fn flush(&self) -> std::result::Result<(), ErrorCode> {
+        self.sync()?;
+        self.capture.record(Body::Flush);
+        Ok(())
+    }
+
+    fn trim(&self, offset: u64, length: u64, fua: bool) -> std::result::Result<(), ErrorCode> {
+        let extent = extent(offset, length)?;
+        let discard = || {
+            let gone = self.source.discard(offset, length)?;
+            Ok(gone.then_some(Body::Discard { volume: self.volume, extent }))
+        };
+        self.change(extent, fua, discard, None)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64, no_hole: bool, fua: bool) -> std::result::Result<(), ErrorCode> {
+        let extent = extent(offset, length)?;
+        let zero = || self.source.zero(offset, length, no_hole).map(|()| Some(self.zeroes(extent)));
+        self.change(extent, fua, zero, None)
+    }
+
+    fn allocation(&self, offset: u64, length: u64) -> std::result::Result<Vec<nbd::Extent>, ErrorCode> {
+        let block = u64::from(self.source.block_bytes());
+        let end = offset + length;
+        let mut found = Vec::new();
+        let mut at = offset;
+        while at < end && found.len() + 2 <= nbd::limits::EXTENTS_MAX {
+            let data = self.source.next_data(at).map_err(|error| ErrorCode::from(&error))?.unwrap_or(end..end);
+            // Whole blocks, data if any of it is.
+            let start = (data.start / block * block).clamp(at, end);
+            let stop = data.end.next_multiple_of(block).clamp(start, end);
+            let runs = [(start - at, true), (stop - start, false)];
+            let runs = runs.into_iter().filter(|(length, _)| *length > 0);
+            found.extend(runs.map(|(length_bytes, empty)| nbd::Extent { length_bytes, hole: empty, zero: empty }));
+            at = stop;
+        }
+        Ok(found)
+    }
+}
