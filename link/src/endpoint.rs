@@ -1,0 +1,113 @@
+//! Sockets and QUIC settings, the same for both sides.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use journal::error::{Error, Result};
+use quinn::congestion::CubicConfig;
+use quinn::{
+    ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
+    TokioRuntime, TransportConfig, VarInt,
+};
+use rustix::net::sockopt;
+
+use crate::identity::{Identity, random};
+use crate::tls;
+
+/// Streams that an agent may have open: control, groups, bases, compares.
+const STREAMS: u32 = 16;
+/// Unread bytes of one stream: 16 MiB at 100 ms of round trip are 1.3 Gbit/s.
+const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
+/// Unread, and on the other side unacknowledged, bytes of a connection.
+const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
+/// Largest datagram looked for. quinn hands the kernel 10 at once, which must stay below 64 KiB together: with larger
+/// ones every send fails and the connection falls back to the smallest.
+const MTU_MAX: u16 = 6500;
+/// An idle peer says so this often.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// Silence after which the other is dead. It counts from our last question too, so that this and one [`KEEP_ALIVE`] make
+/// the 5 s within which a dead peer is noticed.
+const IDLE_MS: u32 = 4000;
+/// Kernel buffers of a socket: with the usual 208 KiB thousands of packets are lost at full speed.
+const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// Connections not yet accepted, and bytes kept for them: strangers cost no more than this.
+const INCOMING: usize = 64;
+const INCOMING_BYTES: u64 = 64 * 1024;
+
+/// An endpoint to connect from, to peers of `remote`'s address family.
+pub fn client_endpoint(identity: &Identity, remote: SocketAddr) -> Result<Endpoint> {
+    let local = match remote {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    endpoint(identity, None, local)
+}
+
+/// An endpoint that accepts on `listen`.
+pub fn server_endpoint(identity: &Identity, listen: SocketAddr) -> Result<Endpoint> {
+    let mut config = ServerConfig::with_crypto(Arc::new(tls::server_config(identity)?));
+    config.transport_config(Arc::new(transport(STREAMS)));
+    config.max_incoming(INCOMING).incoming_buffer_size(INCOMING_BYTES);
+    config.incoming_buffer_size_total(INCOMING_BYTES * INCOMING as u64);
+    endpoint(identity, Some(config), listen)
+}
+
+fn endpoint(identity: &Identity, server: Option<ServerConfig>, local: SocketAddr) -> Result<Endpoint> {
+    let at = |error: Error| error.context(format!("cannot open UDP {local}"));
+    let socket = UdpSocket::bind(local).map_err(|error| at(error.into()))?;
+    grow_buffers(&socket);
+    let mut config = EndpointConfig::new(Arc::new(identity.reset_key()));
+    config.max_udp_payload_size(MTU_MAX).expect("within what UDP carries");
+    config.cid_generator(|| Box::new(RandomIds));
+    Endpoint::new(config, server, socket, Arc::new(TokioRuntime)).map_err(|error| at(error.into()))
+}
+
+/// As far as the kernel lets us: root may exceed `net.core.rmem_max`, others get that much, and `doctor` says so.
+fn grow_buffers(socket: &UdpSocket) {
+    let size = SOCKET_BUFFER_BYTES;
+    let _ = sockopt::set_socket_recv_buffer_size_force(socket, size)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, size));
+    let _ = sockopt::set_socket_send_buffer_size_force(socket, size)
+        .or_else(|_| sockopt::set_socket_send_buffer_size(socket, size));
+}
+
+/// `streams`: how many the other side may open here.
+pub(crate) fn transport(streams: u32) -> TransportConfig {
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(MTU_MAX);
+    let mut config = TransportConfig::default();
+    config
+        .max_concurrent_bidi_streams(VarInt::from_u32(streams))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(CONNECTION_WINDOW.into())
+        .datagram_receive_buffer_size(None)
+        .datagram_send_buffer_size(0)
+        .keep_alive_interval(Some(KEEP_ALIVE))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
+        .mtu_discovery_config(Some(mtu))
+        .congestion_controller_factory(Arc::new(CubicConfig::default()));
+    config
+}
+
+/// Random connection ids. quinn's own are signed with a key of the process: after a restart those of before would not be
+/// known as ours, and no stateless reset would be sent for them.
+struct RandomIds;
+
+const ID_BYTES: usize = 8;
+
+impl ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        ConnectionId::new(&random::<ID_BYTES>())
+    }
+
+    fn cid_len(&self) -> usize {
+        ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
