@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{Advice, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{Disk, File, Handle, Open, Poison, bytes, check_name, is_name, total, write_all};
@@ -58,7 +58,11 @@ impl FileDisk {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = retry_on_intr(|| rustix::fs::openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR))
             .map_err(|errno| self.failed(errno, "cannot open", name))?;
-        Ok(PlainFile { fd, path: self.path.join(name), handle: Handle::new(mode) })
+        let file = PlainFile { fd, path: self.path.join(name), handle: Handle::new(mode) };
+        if mode == Open::Existing {
+            file.forget_cache()?;
+        }
+        Ok(file)
     }
 
     fn failed(&self, errno: Errno, doing: &'static str, name: &str) -> Error {
@@ -114,6 +118,13 @@ pub(super) struct PlainFile {
 }
 
 impl PlainFile {
+    /// Lets what is read from now on come from the disk. After a failed fdatasync the page cache shows, as clean, what the disk does
+    /// not have, also to the next process; recovery must not build on that.
+    fn forget_cache(&self) -> Result<()> {
+        retry_on_intr(|| rustix::fs::fdatasync(&self.fd)).map_err(|errno| self.failed(errno, "cannot sync"))?;
+        rustix::fs::fadvise(&self.fd, 0, None, Advice::DontNeed).map_err(|errno| self.failed(errno, "cannot advise"))
+    }
+
     pub(super) fn failed(&self, error: impl Into<Error>, doing: &'static str) -> Error {
         error.into().context(doing).with_path(&self.path)
     }

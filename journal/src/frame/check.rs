@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{Frame, Tables, Unit, size, unit_crcs};
 use crate::codec::{Body, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Malformed, Reader, Record, UnitEntry, UnitPlace};
-use crate::types::{ChainHead, Hash, WallTime};
+use crate::types::{ChainHead, Hash, VolumeNo, WallTime};
 
 impl Frame {
     /// The length of the frame that starts with these bytes, which may be trusted: CRC and limits were checked.
@@ -59,6 +59,7 @@ fn check_units(header: &FrameHeader, tables: &Tables<'_>) -> Result<Vec<UnitEntr
 fn check_records(header: &FrameHeader, tables: &Tables<'_>, units: &[UnitEntry]) -> Result<(), Malformed> {
     let mut r = Reader::new(tables.records);
     let mut time = WallTime(0);
+    let mut read_up_to = (VolumeNo(0), 0);
     for _ in 0..header.records {
         let record = Record::decode(&mut r, tables.notes)?;
         if record.time < time {
@@ -70,8 +71,15 @@ fn check_records(header: &FrameHeader, tables: &Tables<'_>, units: &[UnitEntry])
             if u64::from(offset) + extent.bytes() > u64::from(unit.decoded) {
                 return Err(Malformed("a write whose data lies outside its unit"));
             }
-        } else if matches!(header.kind, FrameKind::Base { .. }) && !matches!(record.body, Body::Pattern { .. }) {
-            return Err(Malformed("a base holds nothing but what was read"));
+        }
+        if matches!(header.kind, FrameKind::Base { .. }) {
+            let (Body::Write { volume, extent, .. } | Body::Pattern { volume, extent, .. }) = record.body else {
+                return Err(Malformed("a base holds nothing but what was read"));
+            };
+            if (volume, extent.start().index()) < read_up_to {
+                return Err(Malformed("a base frame whose records are out of order or overlap"));
+            }
+            read_up_to = (volume, extent.end().index());
         }
     }
     Ok(())

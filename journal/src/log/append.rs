@@ -1,0 +1,316 @@
+//! Appends frames, makes them durable, seals segments and drops them.
+
+use std::io::IoSlice;
+use std::sync::{Arc, PoisonError};
+
+use super::segment::{Segment, SegmentState, Stamp, Writer};
+use super::{BaseHead, Head, Log};
+use crate::codec::{Body, ManifestEntry, SegmentCreated, SegmentHeader, SegmentKind, SegmentSealed, Stopped};
+use crate::codec::{EpochBegin, FrameKind};
+use crate::disk::Open;
+use crate::error::{Error, Result};
+use crate::frame::Frame;
+use crate::index::{Builder, Ending, Footer};
+use crate::types::{ChainHead, Durable, FrameNo, ResyncId, Salt, SegmentNo, Seq, SessionId, WallTime};
+
+/// A chain of frames: where it stands, and where it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Chain {
+    Live,
+    Base(ResyncId),
+}
+
+impl Log {
+    /// Appends live frames; not durable before [`sync`](Log::sync). Frames that are here already are passed over.
+    ///
+    /// # Errors
+    /// `Invalid` for a frame that does not continue the chain: then nothing was written. Any other error closes the log: reopen it.
+    pub fn append(&mut self, frames: &[Frame], session: SessionId, now: WallTime) -> Result<()> {
+        let known = self.live.head.map(|head| head.frame);
+        let frames = new_frames(frames, known);
+        let mut head = self.live.head;
+        for frame in frames {
+            head = Some(self.next_head(head, frame)?);
+        }
+        self.write(Chain::Live, frames, session, now)?;
+        self.live.head = head;
+        Ok(())
+    }
+
+    /// Appends frames of a base; not durable before [`sync_base`](Log::sync_base).
+    ///
+    /// # Errors
+    /// As [`append`](Log::append).
+    pub fn append_base(&mut self, resync: ResyncId, frames: &[Frame], session: SessionId, now: WallTime) -> Result<()> {
+        let mut head = self.base_head(resync);
+        let frames = new_frames(frames, head.map(|head| head.frame));
+        for frame in frames {
+            let h = frame.header();
+            let ours =
+                matches!(h.kind, FrameKind::Base { resync: id, .. } if id == resync) && h.group == self.options.group;
+            let follows = h.number == FrameNo::following(head.map(|head| head.frame));
+            if !ours || !follows || h.prev != head.map_or(ChainHead::START, |head| head.chain) {
+                return Err(Error::invalid(format!("base frame {} does not continue the base", h.number)));
+            }
+            head = Some(BaseHead { frame: h.number, chain: frame.head() });
+        }
+        self.write(Chain::Base(resync), frames, session, now)?;
+        self.bases.entry(resync).or_default().head = head;
+        Ok(())
+    }
+
+    /// Where the order stands after `frame`, if it continues it.
+    fn next_head(&self, head: Option<Head>, frame: &Frame) -> Result<Head> {
+        let h = frame.header();
+        let refused = |why: &str| Error::invalid(format!("frame {} {why}", h.number));
+        let (FrameKind::Live { first }, Some(seq)) = (h.kind, frame.last_seq()) else {
+            return Err(refused("is not part of the order"));
+        };
+        if h.group != self.options.group {
+            return Err(refused("is of another group"));
+        }
+        // A spool may begin anywhere: what was before it is at the receiver.
+        let begins = head.is_none() && (!self.options.entries || (first == Seq::FIRST && h.number == FrameNo::FIRST));
+        let continues = head.is_some_and(|head| {
+            h.number == FrameNo::following(Some(head.frame)) && first == head.seq.after(1) && h.prev == head.chain
+        });
+        if !begins && !continues {
+            return Err(refused("does not continue the order"));
+        }
+        if head.is_none_or(|head| head.epoch != h.epoch) {
+            let begin = frame.records().next().map(|record| record.body);
+            let Some(Body::EpochBegin(EpochBegin { parent, seq, head: chain })) = begin else {
+                return Err(refused("begins an epoch without saying so"));
+            };
+            if head.is_some_and(|head| (parent, seq, chain) != (Some(head.epoch), Some(head.seq), head.chain)) {
+                return Err(refused("begins an epoch that continues another history"));
+            }
+        }
+        Ok(Head { epoch: h.epoch, seq, frame: h.number, chain: frame.head() })
+    }
+
+    /// Makes all live frames durable. The one `fdatasync` for everything appended since the last.
+    ///
+    /// # Errors
+    /// Any error closes the log: what is on disk is unknown until it is reopened.
+    pub fn sync(&mut self) -> Result<Option<Durable>> {
+        self.check_open()?;
+        if let Some(writer) = &self.live.writer {
+            let result = writer.segment.file.sync();
+            self.close_on_error(result)?;
+        }
+        self.live.durable = self.live.head.map(|head| Durable(head.seq));
+        Ok(self.live.durable)
+    }
+
+    /// Makes all frames of a base durable.
+    ///
+    /// # Errors
+    /// As [`sync`](Log::sync).
+    pub fn sync_base(&mut self, resync: ResyncId) -> Result<Option<BaseHead>> {
+        self.check_open()?;
+        let Some(base) = self.bases.get(&resync) else { return Ok(None) };
+        if let Some(writer) = &base.writer {
+            let result = writer.segment.file.sync();
+            self.close_on_error(result)?;
+        }
+        let Some(base) = self.bases.get_mut(&resync) else { return Ok(None) };
+        base.durable = base.head;
+        Ok(base.durable)
+    }
+
+    /// Seals the last segment of a base that is whole.
+    ///
+    /// # Errors
+    /// As [`sync`](Log::sync).
+    pub fn finish_base(&mut self, resync: ResyncId) -> Result<()> {
+        self.check_open()?;
+        let result = self.seal(Chain::Base(resync));
+        self.close_on_error(result)
+    }
+
+    /// Drops the segments whose every record is at or before `seq`. The one being written stays.
+    ///
+    /// # Errors
+    /// As [`sync`](Log::sync).
+    pub fn drop_through(&mut self, seq: Seq) -> Result<()> {
+        let old = self
+            .segments
+            .values()
+            .filter(|segment| segment.sealed.and_then(|s| s.end).is_some_and(|end| end <= seq.after(1)));
+        let old: Vec<SegmentNo> = old.map(|segment| segment.header.number).collect();
+        self.drop_segments(&old)
+    }
+
+    /// Drops a base that will not be sealed.
+    ///
+    /// # Errors
+    /// As [`sync`](Log::sync).
+    pub fn drop_base(&mut self, resync: ResyncId) -> Result<()> {
+        let ours = |segment: &&Arc<Segment>| segment.header.kind == SegmentKind::Base { resync };
+        let old: Vec<SegmentNo> = self.segments.values().filter(ours).map(|segment| segment.header.number).collect();
+        self.drop_segments(&old)?;
+        self.bases.remove(&resync);
+        Ok(())
+    }
+
+    /// 1. the manifest says that they are gone, durably; 2. their files go. A crash between leaks space until the next open.
+    fn drop_segments(&mut self, numbers: &[SegmentNo]) -> Result<()> {
+        self.check_open()?;
+        for &number in numbers {
+            let result = self
+                .manifest
+                .append(ManifestEntry::Dropped(number))
+                .and_then(|()| self.disk.remove(&number.file_name()));
+            self.close_on_error(result)?;
+            self.segments.remove(&number);
+            self.changed = true;
+        }
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let result = self.disk.sync_dir();
+        self.close_on_error(result)
+    }
+
+    /// Makes everything durable and notes where the order stands, so that damage to its last frames is told from a torn tail.
+    ///
+    /// # Errors
+    /// As [`sync`](Log::sync).
+    pub fn stop(&mut self, now: WallTime) -> Result<()> {
+        self.sync()?;
+        for resync in self.bases.keys().copied().collect::<Vec<_>>() {
+            self.sync_base(resync)?;
+        }
+        let (seq, head) =
+            (self.live.head.map(|head| head.seq), self.live.head.map_or(ChainHead::START, |head| head.chain));
+        let result = self.manifest.append(ManifestEntry::Stopped(Stopped { seq, head, wall: now }));
+        self.close_on_error(result)
+    }
+
+    fn write(&mut self, chain: Chain, frames: &[Frame], session: SessionId, now: WallTime) -> Result<()> {
+        self.check_open()?;
+        let mut rest = frames;
+        while let Some(first) = rest.first() {
+            let result = self.roll(chain, first, now);
+            self.close_on_error(result)?;
+            let entries = self.options.entries;
+            let (durable, limit) = (self.durable_number(chain), self.options.segment_bytes);
+            let Some(writer) = self.writer(chain).as_mut() else { break };
+            let room = limit.saturating_sub(writer.end);
+            let count = fitting(rest, room);
+            let (batch, later) = rest.split_at(count);
+            let result = writer.append(batch, Stamp { session, now, durable, entries });
+            self.close_on_error(result)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn durable_number(&self, chain: Chain) -> u64 {
+        match chain {
+            Chain::Live => self.live.durable.map_or(0, |durable| durable.0.number()),
+            Chain::Base(resync) => self.base_durable(resync).map_or(0, |head| head.frame.number()),
+        }
+    }
+
+    fn writer(&mut self, chain: Chain) -> &mut Option<Writer> {
+        match chain {
+            Chain::Live => &mut self.live.writer,
+            Chain::Base(resync) => &mut self.bases.entry(resync).or_default().writer,
+        }
+    }
+
+    /// Makes sure that there is a segment with room for `first`.
+    ///
+    /// 1. The full one gets its index, fdatasync, and the manifest says `sealed`.
+    /// 2. A file with a header is made: fdatasync, directory fsync.
+    /// 3. The manifest names it. Only then frames go into it.
+    fn roll(&mut self, chain: Chain, first: &Frame, now: WallTime) -> Result<()> {
+        let limit = self.options.segment_bytes;
+        if self.writer(chain).as_ref().is_some_and(|writer| writer.end < limit) {
+            return Ok(());
+        }
+        self.seal(chain)?;
+        let (kind, resync, first_seq) = match first.header().kind {
+            FrameKind::Live { first } => (SegmentKind::Live { first }, None, Some(first)),
+            FrameKind::Base { resync, .. } => (SegmentKind::Base { resync }, Some(resync), None),
+        };
+        let header = SegmentHeader {
+            group: self.options.group,
+            epoch: first.header().epoch,
+            salt: Salt((self.entropy)()),
+            number: self.next,
+            kind,
+            chain_in: first.header().prev,
+            first_frame: first.header().number,
+            created: now,
+        };
+        let bytes = header.encode();
+        let file = self.disk.open(&header.number.file_name(), Open::CreateNew)?;
+        file.write_at(0, &[IoSlice::new(&bytes)])?;
+        file.sync()?;
+        self.disk.sync_dir()?;
+        let created = SegmentCreated { number: header.number, salt: header.salt, resync, first: first_seq };
+        self.manifest.append(ManifestEntry::Created(created))?;
+        self.next = SegmentNo(self.next.0 + 1);
+        let segment = Arc::new(Segment { header, file, sealed: None, state: SegmentState::Good });
+        self.segments.insert(header.number, segment.clone());
+        *self.writer(chain) = Some(Writer { segment, end: bytes.len() as u64, index: Builder::default(), last: None });
+        Ok(())
+    }
+
+    /// Gives the segment being written its index and its end. One without frames stays open.
+    fn seal(&mut self, chain: Chain) -> Result<()> {
+        let Some(writer) = self.writer(chain).take_if(|writer| writer.last.is_some()) else { return Ok(()) };
+        let Some(last) = writer.last else { return Ok(()) };
+        let frames = &writer.index.frames;
+        let times = (frames.first().map_or(WallTime(0), |f| f.from), frames.last().map_or(WallTime(0), |f| f.to));
+        let (footer_at, end) = (writer.end, last.last_seq().map(|seq| seq.after(1)));
+        let (head, last_frame) = (last.chain_head(), last.number);
+        let ending = Ending { salt: writer.segment.header.salt, footer_at, end, head, last_frame };
+        let footer = Arc::new(Footer::from(writer.index));
+        let bytes = footer.encode(&ending);
+        writer.segment.file.write_at(footer_at, &[IoSlice::new(&bytes)])?;
+        writer.segment.file.sync()?;
+        let number = writer.segment.header.number;
+        let sealed = SegmentSealed { number, file_bytes: footer_at + bytes.len() as u64, end, head, last_frame, times };
+        self.manifest.append(ManifestEntry::Sealed(sealed))?;
+        let Segment { header, file, .. } = &*writer.segment;
+        let segment = Segment { header: *header, file: file.clone(), sealed: Some(sealed), state: SegmentState::Good };
+        self.segments.insert(number, Arc::new(segment));
+        *self.last_footer.get_mut().unwrap_or_else(PoisonError::into_inner) = Some((number, footer));
+        self.changed = true;
+        Ok(())
+    }
+
+    fn check_open(&self) -> Result<()> {
+        match &self.closed {
+            None => Ok(()),
+            Some(why) => Err(Error::poisoned(format!("the journal may not be written: {why}"))),
+        }
+    }
+
+    fn close_on_error<T>(&mut self, result: Result<T>) -> Result<T> {
+        result.inspect_err(|error| {
+            self.closed.get_or_insert_with(|| error.to_string());
+        })
+    }
+}
+
+/// The frames that are not here yet.
+fn new_frames(frames: &[Frame], known: Option<FrameNo>) -> &[Frame] {
+    let old = frames.iter().take_while(|frame| Some(frame.header().number) <= known).count();
+    frames.get(old..).unwrap_or_default()
+}
+
+/// How many of the frames go into `room` bytes; at least one.
+fn fitting(frames: &[Frame], room: u64) -> usize {
+    let mut used = 0;
+    let fits = frames.iter().take_while(|frame| {
+        let before = used;
+        used += frame.bytes().len() as u64;
+        before < room
+    });
+    fits.count().max(1)
+}

@@ -1,0 +1,137 @@
+//! A keeper's journal of one group: segments of frames, the manifest that names them, recovery and group commit.
+//!
+//! The agent's spool is a log; the receiver's store is a log with views over it.
+
+mod append;
+mod manifest;
+mod open;
+mod read;
+mod recover;
+mod scan;
+mod segment;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+pub use open::{Finding, LogOptions};
+pub use read::FramePlace;
+pub use recover::{Decision, Facts, Tail, decide};
+pub use segment::{Segment, SegmentState};
+
+use crate::disk::Disk;
+use crate::index::Footer;
+use crate::types::{ChainHead, Durable, EpochId, FrameNo, ResyncId, SegmentNo, Seq};
+use manifest::Manifest;
+use segment::Writer;
+
+/// Where random bytes come from: salts must differ, nothing else depends on them.
+pub type Entropy = fn() -> [u8; 16];
+
+/// Where a live chain stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Epoch of the last frame.
+    pub epoch: EpochId,
+    /// `Seq` of the last record.
+    pub seq: Seq,
+    /// Number of the last frame.
+    pub frame: FrameNo,
+    /// Chain head after it.
+    pub chain: ChainHead,
+}
+
+/// Where a base's chain stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BaseHead {
+    /// Number of the last frame.
+    pub frame: FrameNo,
+    /// Chain head after it.
+    pub chain: ChainHead,
+}
+
+/// The journal of one group. One owner; readers use [`FramePlace`]s and the store's versions.
+#[derive(Debug)]
+pub struct Log {
+    disk: Arc<dyn Disk>,
+    options: LogOptions,
+    entropy: Entropy,
+    manifest: Manifest,
+    /// Every segment of the group, by number.
+    segments: BTreeMap<SegmentNo, Arc<Segment>>,
+    live: Live,
+    bases: BTreeMap<ResyncId, Base>,
+    next: SegmentNo,
+    /// Why it may not be written, if so.
+    closed: Option<String>,
+    /// Bases of which something cannot be read.
+    lost_bases: BTreeSet<ResyncId>,
+    /// Segments were sealed or dropped.
+    changed: bool,
+    last_footer: Mutex<Option<(SegmentNo, Arc<Footer>)>>,
+}
+
+#[derive(Debug, Default)]
+struct Live {
+    head: Option<Head>,
+    durable: Option<Durable>,
+    writer: Option<Writer>,
+}
+
+#[derive(Debug, Default)]
+struct Base {
+    head: Option<BaseHead>,
+    durable: Option<BaseHead>,
+    writer: Option<Writer>,
+}
+
+impl Log {
+    /// Where the order stands: appended, not necessarily durable.
+    pub fn head(&self) -> Option<Head> {
+        self.live.head
+    }
+
+    /// Up to where the order is durable here.
+    pub fn durable(&self) -> Option<Durable> {
+        self.live.durable
+    }
+
+    /// Where a base stands: appended, not necessarily durable.
+    pub fn base_head(&self, resync: ResyncId) -> Option<BaseHead> {
+        self.bases.get(&resync).and_then(|base| base.head)
+    }
+
+    /// Up to where a base is durable here.
+    pub fn base_durable(&self, resync: ResyncId) -> Option<BaseHead> {
+        self.bases.get(&resync).and_then(|base| base.durable)
+    }
+
+    /// The bases that there are.
+    pub fn bases(&self) -> impl Iterator<Item = ResyncId> + '_ {
+        self.bases.keys().copied()
+    }
+
+    /// Bases of which something cannot be read: no view that needs one can be served.
+    pub fn lost_bases(&self) -> &BTreeSet<ResyncId> {
+        &self.lost_bases
+    }
+
+    /// Its segments, by number.
+    pub fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
+        self.segments.values()
+    }
+
+    /// Why it may not be written: damage found when it was opened, or a failed write since.
+    pub fn closed(&self) -> Option<&str> {
+        self.closed.as_deref()
+    }
+
+    /// Bytes of all segments.
+    pub fn bytes(&self) -> u64 {
+        let open = self.live.writer.iter().chain(self.bases.values().filter_map(|base| base.writer.as_ref()));
+        let sealed =
+            self.segments.values().filter_map(|segment| segment.sealed.as_ref().map(|sealed| sealed.file_bytes));
+        open.map(|writer| writer.end).chain(sealed).sum()
+    }
+}

@@ -1,0 +1,434 @@
+//! Opens a log: reads the manifest, checks each segment, recovers the ones that were being written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use super::manifest::{Manifest, Opened};
+use super::recover::{Decision, Facts, decide};
+use super::scan::scan;
+use super::segment::{Segment, SegmentState, Writer};
+use super::{Base, BaseHead, Entropy, Head, Live, Log};
+use crate::codec::{
+    ENVELOPE_BYTES, FRAME_HEADER_BYTES, FrameHeader, ManifestEntry, SEGMENT_HEADER_BYTES, SegmentCreated,
+    SegmentHeader, SegmentKind, SegmentSealed,
+};
+use crate::disk::{Disk, File, Open};
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::Builder;
+use crate::types::{Durable, FrameNo, GroupId, ResyncId, SegmentNo, Seq};
+
+/// What a log is to be like.
+#[derive(Clone, Copy, Debug)]
+pub struct LogOptions {
+    /// Whose.
+    pub group: GroupId,
+    /// Content after which a segment is sealed.
+    pub segment_bytes: u64,
+    /// Whether sealed segments say where each version is; a spool needs only to find frames.
+    pub entries: bool,
+}
+
+/// Something that was not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Where: a file, and a place in it.
+    pub place: String,
+    /// What, in words.
+    pub what: String,
+    /// Whether it is as it should be now.
+    pub mended: bool,
+}
+
+impl Log {
+    /// Opens the log in `disk`, makes it if there is none, and recovers from whatever a crash left. Findings are what was cut or is damaged.
+    ///
+    /// A damaged log opens, is [closed](Log::closed) for writing, and readable below the damage.
+    ///
+    /// # Errors
+    /// When the manifest cannot be read: then nothing is known.
+    pub fn open(disk: Arc<dyn Disk>, options: LogOptions, entropy: Entropy) -> Result<(Self, Vec<Finding>)> {
+        let Opened { manifest, entries, cut } = Manifest::open(&*disk, options.group, entropy)?;
+        let mut opening = Opening {
+            disk,
+            options,
+            findings: Vec::new(),
+            closed: None,
+            live_ends: false,
+            lost_bases: BTreeSet::new(),
+        };
+        if cut {
+            opening.report("manifest", "its last entry was torn and was cut", true);
+        }
+        let named = Named::of(&entries);
+        opening.remove_strays(&named)?;
+        let mut log = Self {
+            disk: opening.disk.clone(),
+            options,
+            entropy,
+            manifest,
+            segments: BTreeMap::new(),
+            live: Live::default(),
+            bases: BTreeMap::new(),
+            next: SegmentNo(named.next),
+            closed: None,
+            lost_bases: BTreeSet::new(),
+            changed: false,
+            last_footer: Mutex::default(),
+        };
+        for (created, sealed) in named.segments.values() {
+            opening.segment(&mut log, created, *sealed, named.stopped)?;
+        }
+        log.closed = opening.closed;
+        log.lost_bases = opening.lost_bases;
+        if log.closed.is_none() {
+            // A killed process may have left names and its last entry in memory only: nothing new is promised on top of those.
+            if !matches!(entries.last(), Some(ManifestEntry::Header { .. } | ManifestEntry::Stopped(_))) {
+                log.manifest.rewrite(&*log.disk, entropy, &named.current())?;
+            }
+            log.disk.sync_dir()?;
+        }
+        Ok((log, opening.findings))
+    }
+}
+
+/// What the manifest says there is.
+#[derive(Default)]
+struct Named {
+    segments: BTreeMap<SegmentNo, (SegmentCreated, Option<SegmentSealed>)>,
+    dropped: BTreeSet<SegmentNo>,
+    /// Live head at the last clean stop.
+    stopped: Option<Seq>,
+    last_stop: Option<ManifestEntry>,
+    next: u64,
+}
+
+impl Named {
+    fn of(entries: &[ManifestEntry]) -> Self {
+        let mut named = Self { next: 1, ..Self::default() };
+        for entry in entries {
+            match entry {
+                ManifestEntry::Header { .. } => {}
+                ManifestEntry::Created(created) => {
+                    named.next = named.next.max(created.number.0 + 1);
+                    named.segments.insert(created.number, (*created, None));
+                }
+                ManifestEntry::Sealed(sealed) => {
+                    if let Some(segment) = named.segments.get_mut(&sealed.number) {
+                        segment.1 = Some(*sealed);
+                    }
+                }
+                ManifestEntry::Dropped(number) => {
+                    named.segments.remove(number);
+                    named.dropped.insert(*number);
+                }
+                ManifestEntry::Stopped(stopped) => {
+                    named.stopped = stopped.seq;
+                    named.last_stop = Some(*entry);
+                }
+            }
+        }
+        named
+    }
+
+    /// The entries that still mean something. The highest number ever used stays known through a dropped one.
+    fn current(&self) -> Vec<ManifestEntry> {
+        let highest = SegmentNo(self.next - 1);
+        let mut entries = Vec::new();
+        for (created, sealed) in self.segments.values() {
+            entries.push(ManifestEntry::Created(*created));
+            entries.extend(sealed.map(ManifestEntry::Sealed));
+        }
+        if self.next > 1 && !self.segments.contains_key(&highest) {
+            let created = SegmentCreated {
+                number: highest,
+                salt: crate::types::Salt([0; 16]),
+                resync: None,
+                first: Some(Seq::FIRST),
+            };
+            entries.extend([ManifestEntry::Created(created), ManifestEntry::Dropped(highest)]);
+        }
+        entries.extend(self.last_stop);
+        entries
+    }
+}
+
+struct Opening {
+    disk: Arc<dyn Disk>,
+    options: LogOptions,
+    findings: Vec<Finding>,
+    closed: Option<String>,
+    /// A live segment is damaged or gone: the order ends there, whatever later segments hold.
+    live_ends: bool,
+    lost_bases: BTreeSet<ResyncId>,
+}
+
+impl Opening {
+    fn report(&mut self, place: impl Into<String>, what: impl Into<String>, mended: bool) {
+        self.findings.push(Finding { place: place.into(), what: what.into(), mended });
+    }
+
+    fn damage(&mut self, place: &str, resync: Option<ResyncId>, what: impl Into<String>) {
+        let what = what.into();
+        match resync {
+            None => self.live_ends = true,
+            Some(resync) => drop(self.lost_bases.insert(resync)),
+        }
+        self.closed.get_or_insert_with(|| format!("{place}: {what}"));
+        self.report(place, what, false);
+    }
+
+    /// Removes files of segments that were dropped, or created and never named. One that holds frames is kept: then it is the
+    /// manifest that lost something.
+    fn remove_strays(&mut self, named: &Named) -> Result<()> {
+        let names: BTreeSet<String> = named.segments.keys().map(|number| number.file_name()).collect();
+        let dropped: BTreeSet<String> = named.dropped.iter().map(|number| number.file_name()).collect();
+        let mut removed = false;
+        for name in self.disk.list()? {
+            if !name.ends_with(".seg") || names.contains(&name) {
+                continue;
+            }
+            if !dropped.contains(&name) && self.holds_frames(&name)? {
+                self.closed.get_or_insert_with(|| format!("{name}: frames that the manifest does not name"));
+                self.report(&name, "holds frames, but the manifest does not name it", false);
+                continue;
+            }
+            self.disk.remove(&name)?;
+            removed = true;
+        }
+        if removed { self.disk.sync_dir() } else { Ok(()) }
+    }
+
+    fn holds_frames(&self, name: &str) -> Result<bool> {
+        let file = self.disk.open(name, Open::ReadOnly)?;
+        let Ok(header) = read_header(&*file) else { return Ok(false) };
+        let mut frames = 0;
+        scan(&*file, &header, file.len()?, |_| frames += 1)?;
+        Ok(frames > 0)
+    }
+
+    fn segment(
+        &mut self,
+        log: &mut Log,
+        created: &SegmentCreated,
+        sealed: Option<SegmentSealed>,
+        stopped: Option<Seq>,
+    ) -> Result<()> {
+        if created.resync.is_none() && self.live_ends {
+            return Ok(());
+        }
+        let name = created.number.file_name();
+        let mode = if sealed.is_some() { Open::ReadOnly } else { Open::Existing };
+        let file = match self.disk.open(&name, mode) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.damage(&name, created.resync, "the file is gone");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let header = match read_header(&*file) {
+            Ok(header) if matches(&header, created, self.options.group) => header,
+            read => {
+                let why = read.err().map_or_else(|| "it is another segment's".into(), |error| error.to_string());
+                let Some(header) = header_from_frame(&*file, created, self.options.group)? else {
+                    self.damage(
+                        &name,
+                        created.resync,
+                        format!("neither its header nor its first frame can be read: {why}"),
+                    );
+                    return Ok(());
+                };
+                self.report(
+                    &name,
+                    format!("its header cannot be read ({why}); the manifest and the first frame say the same"),
+                    true,
+                );
+                header
+            }
+        };
+        self.check_chain(log, &name, &header);
+        match sealed {
+            Some(sealed) => self.sealed_segment(log, &name, file, header, sealed),
+            None => self.open_segment(log, &name, file, header, stopped),
+        }
+    }
+
+    /// Each segment starts where the one before it in its chain ended.
+    fn check_chain(&mut self, log: &Log, name: &str, header: &SegmentHeader) {
+        let fits = match header.kind {
+            SegmentKind::Live { first } => log.live.head.is_none_or(|head| {
+                head.chain == header.chain_in
+                    && head.seq.after(1) == first
+                    && FrameNo::following(Some(head.frame)) == header.first_frame
+            }),
+            SegmentKind::Base { resync } => match log.base_head(resync) {
+                Some(head) => {
+                    head.chain == header.chain_in && FrameNo::following(Some(head.frame)) == header.first_frame
+                }
+                None => header.first_frame == FrameNo::FIRST,
+            },
+        };
+        if !fits {
+            self.damage(name, resync_of(header), "does not continue the segment before it");
+        }
+    }
+
+    fn sealed_segment(
+        &mut self,
+        log: &mut Log,
+        name: &str,
+        file: Arc<dyn File>,
+        header: SegmentHeader,
+        sealed: SegmentSealed,
+    ) -> Result<()> {
+        let mut segment = Segment { header, file, sealed: Some(sealed), state: SegmentState::Good };
+        let last = match segment.last_frame() {
+            Ok(last) => last,
+            Err(error) => {
+                segment.state = SegmentState::NoIndex;
+                self.report(name, format!("its index cannot be read and is made again when asked for: {error}"), true);
+                let mut last = None;
+                let limit = sealed.file_bytes;
+                let found = scan(&*segment.file, &segment.header, limit, |visit| last = Some(*visit.frame.header()))?;
+                if last.as_ref().map(FrameHeader::chain_head) != Some(sealed.head) {
+                    let what = format!(
+                        "damaged at byte {}: {}",
+                        found.end,
+                        found.why.unwrap_or_else(|| "frames are missing".into())
+                    );
+                    segment.state = SegmentState::Damaged(what.clone());
+                    self.damage(name, resync_of(&segment.header), what);
+                }
+                last
+            }
+        };
+        self.advance(log, &header, last, true);
+        log.segments.insert(header.number, Arc::new(segment));
+        Ok(())
+    }
+
+    /// A segment that was being written when the log was last closed, cleanly or not.
+    fn open_segment(
+        &mut self,
+        log: &mut Log,
+        name: &str,
+        file: Arc<dyn File>,
+        header: SegmentHeader,
+        stopped: Option<Seq>,
+    ) -> Result<()> {
+        let (mut index, mut last) = (Builder::default(), None);
+        let found = scan(&*file, &header, file.len()?, |visit| {
+            index.add(&visit.frame, visit.at, visit.at + ENVELOPE_BYTES as u64, self.options.entries);
+            last = Some(*visit.frame.header());
+        })?;
+        let (before, durable) = match header.kind {
+            SegmentKind::Live { first } => (first.number() - 1, Seq::encode(stopped)),
+            SegmentKind::Base { .. } => (header.first_frame.number() - 1, 0),
+        };
+        let head = last.as_ref().map_or(before, |last| last.last_seq().map_or(last.number.number(), Seq::number));
+        let facts = Facts { head, durable: found.durable.max(durable).max(before), tail: found.tail };
+        let why = found.why.unwrap_or_else(|| "frames are missing".into());
+        let mut state = SegmentState::Good;
+        match decide(facts) {
+            Decision::Clean => {}
+            Decision::Cut => {
+                // What was cut must not come back behind frames that are written later.
+                file.set_len(found.end)?;
+                file.sync()?;
+                self.report(
+                    name,
+                    format!("a torn tail at byte {} was cut: {why}; {} was promised", found.end, facts.durable),
+                    true,
+                );
+            }
+            Decision::Damaged => {
+                let what = format!(
+                    "damaged at byte {}: {why}; readable up to {}, {} was promised",
+                    found.end, facts.head, facts.durable
+                );
+                state = SegmentState::Damaged(what.clone());
+                self.damage(name, resync_of(&header), what);
+            }
+        }
+        let segment = Arc::new(Segment { header, file, sealed: None, state });
+        self.advance(log, &header, last, false);
+        let writer = Writer { segment: segment.clone(), end: found.end, index, last };
+        match header.kind {
+            SegmentKind::Live { .. } => log.live.writer = Some(writer),
+            SegmentKind::Base { resync } => log.bases.entry(resync).or_default().writer = Some(writer),
+        }
+        log.segments.insert(header.number, segment);
+        Ok(())
+    }
+
+    /// Moves the head of the segment's chain to its last frame. What a scan read is on disk; that it is durable is known only
+    /// of what was promised, so it is synced before anything new is promised.
+    fn advance(&mut self, log: &mut Log, header: &SegmentHeader, last: Option<FrameHeader>, durable: bool) {
+        let Some(last) = last else { return };
+        match header.kind {
+            SegmentKind::Live { .. } => {
+                let Some(seq) = last.last_seq() else { return };
+                log.live.head = Some(Head { epoch: last.epoch, seq, frame: last.number, chain: last.chain_head() });
+                if durable {
+                    log.live.durable = Some(Durable(seq));
+                }
+            }
+            SegmentKind::Base { resync } => {
+                advance_base(log, resync, BaseHead { frame: last.number, chain: last.chain_head() }, durable)
+            }
+        }
+    }
+}
+
+fn advance_base(log: &mut Log, resync: ResyncId, head: BaseHead, durable: bool) {
+    let base: &mut Base = log.bases.entry(resync).or_default();
+    base.head = Some(head);
+    if durable {
+        base.durable = base.head;
+    }
+}
+
+fn resync_of(header: &SegmentHeader) -> Option<ResyncId> {
+    match header.kind {
+        SegmentKind::Live { .. } => None,
+        SegmentKind::Base { resync } => Some(resync),
+    }
+}
+
+/// The header as it must have been, from the manifest and the first frame.
+fn header_from_frame(file: &dyn File, created: &SegmentCreated, group: GroupId) -> Result<Option<SegmentHeader>> {
+    let kind = match (created.resync, created.first) {
+        (Some(resync), _) => SegmentKind::Base { resync },
+        (None, Some(first)) => SegmentKind::Live { first },
+        (None, None) => return Ok(None),
+    };
+    let mut bytes = [0; FRAME_HEADER_BYTES];
+    if file.read_at((SEGMENT_HEADER_BYTES + ENVELOPE_BYTES) as u64, &mut bytes)? < bytes.len() {
+        return Ok(None);
+    }
+    let first = FrameHeader::decode(&bytes).ok().filter(|first| first.group == group);
+    Ok(first.map(|first| SegmentHeader {
+        group,
+        epoch: first.epoch,
+        salt: created.salt,
+        number: created.number,
+        kind,
+        chain_in: first.prev,
+        first_frame: first.number,
+        created: first.wall,
+    }))
+}
+
+fn read_header(file: &dyn File) -> Result<SegmentHeader> {
+    let mut bytes = [0; SEGMENT_HEADER_BYTES];
+    file.read_exact_at(0, &mut bytes)?;
+    SegmentHeader::decode(&bytes).map_err(Error::from)
+}
+
+fn matches(header: &SegmentHeader, created: &SegmentCreated, group: GroupId) -> bool {
+    let kind = match header.kind {
+        SegmentKind::Live { first } => created.first == Some(first),
+        SegmentKind::Base { resync } => created.resync == Some(resync),
+    };
+    kind && header.group == group && header.number == created.number && header.salt == created.salt
+}

@@ -1,0 +1,168 @@
+//! Reads a segment from its start for as far as it is whole, and looks at what is behind.
+
+use bytes::Bytes;
+
+use super::recover::Tail;
+use super::segment::next_envelope;
+use crate::codec::{ENVELOPE_BYTES, Envelope, FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKind};
+use crate::disk::File;
+use crate::error::Result;
+use crate::frame::Frame;
+use crate::types::{ChainHead, FrameNo, Seq};
+
+/// A frame in its place.
+#[derive(Debug)]
+pub(crate) struct Visit {
+    pub(crate) at: u64,
+    pub(crate) envelope: Envelope,
+    pub(crate) frame: Frame,
+}
+
+/// What a scan found.
+#[derive(Debug)]
+pub(crate) struct Scanned {
+    /// End of the readable run.
+    pub(crate) end: u64,
+    /// Highest durable head named in any envelope, also behind damage.
+    pub(crate) durable: u64,
+    pub(crate) tail: Tail,
+    /// Why the run ended, if not at the end of what was written.
+    pub(crate) why: Option<String>,
+}
+
+/// Reads frames in order up to `limit` (the end of the file, or where the footer starts), checks that each continues the chain,
+/// and calls `visit` with it.
+pub(crate) fn scan(
+    file: &dyn File,
+    header: &SegmentHeader,
+    limit: u64,
+    mut visit: impl FnMut(Visit),
+) -> Result<Scanned> {
+    let mut expect = Expect::start(header);
+    let mut at = SEGMENT_HEADER_BYTES as u64;
+    let mut durable = 0;
+    let why = loop {
+        if at >= limit {
+            break None;
+        }
+        match read_one(file, header, limit, at, &expect)? {
+            Ok(seen) => {
+                durable = durable.max(seen.envelope.durable);
+                expect.advance(&seen.frame);
+                at = next_envelope(at, seen.frame.bytes().len());
+                visit(seen);
+            }
+            Err(why) => break Some(why),
+        }
+    };
+    let (tail, behind) = look_behind(file, header, at, limit)?;
+    let why = if tail == Tail::Nothing { None } else { why };
+    Ok(Scanned { end: at, durable: durable.max(behind), tail, why })
+}
+
+/// What the next frame of a chain has to be.
+struct Expect {
+    number: FrameNo,
+    prev: ChainHead,
+    first: Option<Seq>,
+}
+
+impl Expect {
+    fn start(header: &SegmentHeader) -> Self {
+        let first = match header.kind {
+            SegmentKind::Live { first } => Some(first),
+            SegmentKind::Base { .. } => None,
+        };
+        Self { number: header.first_frame, prev: header.chain_in, first }
+    }
+
+    fn fits(&self, header: &SegmentHeader, frame: &Frame) -> bool {
+        let place = match (frame.header().kind, header.kind) {
+            (FrameKind::Live { first }, SegmentKind::Live { .. }) => self.first == Some(first),
+            (FrameKind::Base { resync, .. }, SegmentKind::Base { resync: ours }) => resync == ours,
+            _ => false,
+        };
+        place
+            && frame.header().group == header.group
+            && frame.header().number == self.number
+            && frame.header().prev == self.prev
+    }
+
+    fn advance(&mut self, frame: &Frame) {
+        self.number = FrameNo::following(Some(frame.header().number));
+        self.prev = frame.head();
+        self.first = frame.last_seq().map(|last| last.after(1));
+    }
+}
+
+/// The frame at `at`, or why there is none.
+fn read_one(
+    file: &dyn File,
+    header: &SegmentHeader,
+    limit: u64,
+    at: u64,
+    expect: &Expect,
+) -> Result<std::result::Result<Visit, String>> {
+    let envelope = match read_envelope(file, header, limit, at)? {
+        Ok(envelope) => envelope,
+        Err(why) => return Ok(Err(why)),
+    };
+    let mut bytes = vec![0; usize::try_from(envelope.frame_bytes).unwrap_or(usize::MAX)];
+    let frame_at = at + ENVELOPE_BYTES as u64;
+    if limit - frame_at < bytes.len() as u64 || file.read_at(frame_at, &mut bytes)? < bytes.len() {
+        return Ok(Err("a frame that is cut off".into()));
+    }
+    Ok(match Frame::check(Bytes::from(bytes)) {
+        Ok(frame) if expect.fits(header, &frame) => Ok(Visit { at, envelope, frame }),
+        Ok(_) => Err("a frame that does not continue the chain".into()),
+        Err(why) => Err(why.to_string()),
+    })
+}
+
+fn read_envelope(
+    file: &dyn File,
+    header: &SegmentHeader,
+    limit: u64,
+    at: u64,
+) -> Result<std::result::Result<Envelope, String>> {
+    let mut bytes = [0; ENVELOPE_BYTES];
+    if limit.saturating_sub(at) < bytes.len() as u64 || file.read_at(at, &mut bytes)? < bytes.len() {
+        return Ok(Err("an envelope that is cut off".into()));
+    }
+    Ok(match Envelope::decode(&bytes) {
+        Ok(envelope) if envelope.salt == header.salt && envelope.offset == at => Ok(envelope),
+        Ok(_) => Err("an envelope that belongs elsewhere".into()),
+        Err(why) => Err(why.to_string()),
+    })
+}
+
+/// What is behind the run, and the highest durable head in the envelopes there.
+fn look_behind(file: &dyn File, header: &SegmentHeader, from: u64, limit: u64) -> Result<(Tail, u64)> {
+    const WINDOW: usize = 256 * 1024;
+    let mut buffer = vec![0; WINDOW];
+    let (mut tail, mut durable, mut at) = (Tail::Nothing, 0, from);
+    while at < limit {
+        let want = usize::try_from(limit - at).unwrap_or(WINDOW).min(WINDOW);
+        let got = file.read_at(at, buffer.get_mut(..want).unwrap_or_default())?;
+        if got == 0 {
+            break;
+        }
+        for (place, sector) in (at..).step_by(512).zip(buffer.get(..got).unwrap_or_default().chunks(512)) {
+            if sector.iter().all(|&byte| byte == 0) {
+                continue;
+            }
+            let envelope = sector.first_chunk().and_then(|bytes| Envelope::decode(bytes).ok());
+            match envelope.filter(|envelope| envelope.salt == header.salt && envelope.offset == place) {
+                // At the very start it is the torn frame's own envelope, not one behind a hole.
+                Some(envelope) => {
+                    durable = durable.max(envelope.durable);
+                    tail = if place == from { Tail::Garbage } else { Tail::FrameBehindHole };
+                }
+                None if tail == Tail::Nothing => tail = Tail::Garbage,
+                None => {}
+            }
+        }
+        at += got as u64;
+    }
+    Ok((tail, durable))
+}

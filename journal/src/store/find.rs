@@ -1,0 +1,186 @@
+//! From what a person says of a time to a point.
+
+use std::sync::Arc;
+
+use super::version::Version;
+use crate::codec::{Body, FrameKind, PointClass};
+use crate::error::Result;
+use crate::index::FrameSpot;
+use crate::log::Segment;
+use crate::types::{Seq, WallTime};
+
+/// Which point is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum When {
+    /// The newest.
+    Latest,
+    /// The newest not after this instant.
+    At(WallTime),
+    /// This one.
+    Seq(Seq),
+    /// The newest mark of this name.
+    Mark(String),
+}
+
+/// A point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PointInfo {
+    /// Its place in the order.
+    pub seq: Seq,
+    /// When its record was made.
+    pub time: WallTime,
+    /// How it came about.
+    pub class: PointClass,
+    /// Its name, if it is a mark.
+    pub mark: Option<String>,
+}
+
+/// There is no such point; what there is around it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NotCovered {
+    /// The last point before.
+    pub before: Option<(Seq, WallTime)>,
+    /// The first point after.
+    pub after: Option<(Seq, WallTime)>,
+    /// First and last instant of all that is covered.
+    pub covered: Option<(WallTime, WallTime)>,
+}
+
+impl Version {
+    /// The point that is meant, or what there is instead.
+    pub fn find(&self, when: &When) -> Result<std::result::Result<PointInfo, NotCovered>> {
+        let seq = match when {
+            When::Latest => self.newest()?.map(|(seq, _)| seq),
+            When::Seq(seq) => self.point_at(*seq).then_some(*seq),
+            When::Mark(name) => {
+                let named = self.timeline.marks().rev().find(|(.., mark)| mark.name == *name);
+                named.map(|(seq, ..)| seq).filter(|&seq| self.point_at(seq))
+            }
+            When::At(time) => self.covered_at(*time)?,
+        };
+        match seq {
+            Some(seq) => Ok(Ok(self.point(seq)?)),
+            None => Ok(Err(self.around(when)?)),
+        }
+    }
+
+    /// What is covered: first and last instant, gaps not taken out; `None` while nothing is.
+    pub fn covered(&self) -> Result<Option<(WallTime, WallTime)>> {
+        let first = self.timeline.stretches().first().map(|stretch| stretch.from_time);
+        Ok(first.zip(self.newest()?.map(|(_, time)| time)))
+    }
+
+    /// The points with `from` ≤ time ≤ `to`, newest `limit` of them, oldest first; and whether there were more.
+    pub fn points(&self, from: Option<WallTime>, to: Option<WallTime>, limit: usize) -> Result<(Vec<PointInfo>, bool)> {
+        let mut points = Vec::new();
+        let last = match to {
+            Some(to) => self.seq_at(to)?,
+            None => self.head.map(|head| head.seq),
+        };
+        let mut next = last;
+        while let Some(frame) = next.map(|seq| self.frame_of(seq)).transpose()?.flatten() {
+            let FrameKind::Live { first } = frame.header().kind else { break };
+            let records: Vec<_> = frame.records().collect();
+            for (seq, record) in (0..).map(|i| first.after(i)).zip(records).collect::<Vec<_>>().into_iter().rev() {
+                let in_time = from.is_none_or(|from| from <= record.time);
+                if !in_time || points.len() > limit {
+                    next = None;
+                    break;
+                }
+                if Some(seq) <= last && self.point_at(seq) {
+                    let mark = match record.body {
+                        Body::Mark(mark) => Some(mark.name),
+                        _ => None,
+                    };
+                    points.push(PointInfo { seq, time: record.time, class: PointClass::Write, mark });
+                }
+            }
+            next = next.and_then(|_| first.before());
+        }
+        let truncated = points.len() > limit;
+        points.truncate(limit);
+        points.reverse();
+        Ok((points, truncated))
+    }
+
+    /// Time of the record at `seq`.
+    pub fn time_of(&self, seq: Seq) -> Result<Option<WallTime>> {
+        let Some(frame) = self.frame_of(seq)? else { return Ok(None) };
+        let FrameKind::Live { first } = frame.header().kind else { return Ok(None) };
+        let place = usize::try_from(seq.number() - first.number()).unwrap_or(usize::MAX);
+        Ok(frame.records().nth(place).map(|record| record.time))
+    }
+
+    /// The newest record not after `time`.
+    pub fn seq_at(&self, time: WallTime) -> Result<Option<Seq>> {
+        let mut place: Option<(Arc<Segment>, FrameSpot)> = None;
+        let mut look = |segment: &Arc<Segment>, frames: &[FrameSpot]| {
+            let after = frames.partition_point(|frame| frame.from <= time);
+            if let Some(frame) = after.checked_sub(1).and_then(|i| frames.get(i)) {
+                place = Some((segment.clone(), *frame));
+            }
+        };
+        let begins = |segment: &Arc<Segment>| segment.sealed.map_or(WallTime(u64::MAX), |sealed| sealed.times.0);
+        let after = self.live.partition_point(|segment| begins(segment) <= time);
+        if let Some(segment) = after.checked_sub(1).and_then(|i| self.live.get(i)) {
+            look(segment, &self.cache.footer(segment)?.frames);
+        }
+        if let Some((segment, footers)) = &self.tail {
+            footers.iter().for_each(|footer| look(segment, &footer.frames));
+        }
+        let Some((segment, spot)) = place else { return Ok(None) };
+        let frame = segment.read_frame(spot.at)?;
+        let count = frame.records().take_while(|record| record.time <= time).count();
+        Ok(Seq::new(spot.first).and_then(|first| first.after(count as u64).before()))
+    }
+
+    fn point_at(&self, seq: Seq) -> bool {
+        self.head.is_some_and(|head| seq <= head.seq) && self.timeline.stretch_of(seq).is_some()
+    }
+
+    fn point(&self, seq: Seq) -> Result<PointInfo> {
+        let time = self.time_of(seq)?.unwrap_or(self.head_time);
+        let mark = self.timeline.marks().find(|(at, ..)| *at == seq).map(|(.., mark)| mark.name.clone());
+        Ok(PointInfo { seq, time, class: PointClass::Write, mark })
+    }
+
+    /// The newest point.
+    fn newest(&self) -> Result<Option<(Seq, WallTime)>> {
+        let (Some(head), Some(last)) = (self.head, self.timeline.stretches().last()) else { return Ok(None) };
+        let seq = last.to.unwrap_or(head.seq).min(head.seq);
+        Ok(self.time_of(seq)?.map(|time| (seq, time)))
+    }
+
+    /// The newest record not after `time`, if its stretch reaches up to `time`.
+    fn covered_at(&self, time: WallTime) -> Result<Option<Seq>> {
+        let Some(seq) = self.seq_at(time)?.filter(|&seq| self.point_at(seq)) else { return Ok(None) };
+        let to = self.timeline.stretch_of(seq).and_then(|stretch| stretch.to);
+        let until = match to {
+            Some(to) => self.time_of(to)?.unwrap_or_default(),
+            None => self.head_time,
+        };
+        Ok((time <= until).then_some(seq))
+    }
+
+    fn around(&self, when: &When) -> Result<NotCovered> {
+        let covered = self.covered()?;
+        let (mut before, mut after) = (None, None);
+        let head = self.head.map(|head| head.seq);
+        for stretch in self.timeline.stretches() {
+            let Some(to) = stretch.to.or(head) else { continue };
+            let to_time = self.time_of(to)?.unwrap_or(stretch.from_time);
+            let (is_before, is_after) = match when {
+                When::At(time) => (to_time < *time, stretch.from_time > *time),
+                When::Seq(seq) => (to < *seq, stretch.from > *seq),
+                When::Latest | When::Mark(_) => (false, false),
+            };
+            if is_before {
+                before = Some((to, to_time));
+            }
+            if is_after && after.is_none() {
+                after = Some((stretch.from, stretch.from_time));
+            }
+        }
+        Ok(NotCovered { before, after, covered })
+    }
+}

@@ -1,0 +1,21 @@
+//! A receiver's journal: a log, and views over it.
+//!
+//! One owner writes ([`Store`]). Readers hold immutable [`Version`]s, which show only what is durable; neither waits for the other.
+
+mod cache;
+mod find;
+mod resolve;
+#[cfg(test)]
+mod tests;
+mod timeline;
+mod verify;
+mod version;
+mod view;
+mod write;
+
+pub use find::{NotCovered, PointInfo, When};
+pub use timeline::{Stretch, Timeline, VolumeInfo};
+pub use verify::Verified;
+pub use version::{Library, Version};
+pub use view::View;
+pub use write::Store;

@@ -1,0 +1,6 @@
+//! The store against a model, and against crashes at every operation.
+
+mod crash;
+mod history;
+mod model;
+mod reads;

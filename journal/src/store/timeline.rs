@@ -1,0 +1,119 @@
+//! What the order says of itself: covered stretches, gaps, marks, volumes.
+
+use crate::codec::{Body, Gap, Mark};
+use crate::index::Event;
+use crate::types::{ResyncId, Sectors, Seq, VolumeNo, VolumeUuid, WallTime};
+
+/// All events of the order, and what follows from them.
+#[derive(Clone, Debug, Default)]
+pub struct Timeline {
+    events: Vec<Event>,
+    stretches: Vec<Stretch>,
+}
+
+/// A stretch of the order in which every record is a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// The `sealed` record that opened it.
+    pub from: Seq,
+    /// When that was.
+    pub from_time: WallTime,
+    /// The last point before the gap that ended it; `None` while it goes on.
+    pub to: Option<Seq>,
+}
+
+/// A volume as of some point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeInfo {
+    /// Its number in the group.
+    pub number: VolumeNo,
+    /// Which it is.
+    pub uuid: VolumeUuid,
+    /// What it is called.
+    pub name: String,
+    /// How large it is.
+    pub size: Sectors,
+}
+
+impl Timeline {
+    /// Adds the next event.
+    pub(super) fn add(&mut self, event: Event) {
+        match &event.record.body {
+            Body::Sealed(_) if self.covered().is_none() => {
+                self.stretches.push(Stretch { from: event.seq, from_time: event.record.time, to: None });
+            }
+            Body::Gap(_) => {
+                if let Some(open) = self.stretches.last_mut().filter(|stretch| stretch.to.is_none()) {
+                    open.to = event.seq.before();
+                }
+            }
+            _ => {}
+        }
+        self.events.push(event);
+    }
+
+    /// The stretch that goes on, if one does.
+    pub fn covered(&self) -> Option<&Stretch> {
+        self.stretches.last().filter(|stretch| stretch.to.is_none())
+    }
+
+    /// All stretches, oldest first.
+    pub fn stretches(&self) -> &[Stretch] {
+        &self.stretches
+    }
+
+    /// The stretch that holds `seq`.
+    pub fn stretch_of(&self, seq: Seq) -> Option<&Stretch> {
+        self.stretches.iter().find(|stretch| stretch.from <= seq && stretch.to.is_none_or(|to| seq <= to))
+    }
+
+    /// Marks, oldest first.
+    pub fn marks(&self) -> impl DoubleEndedIterator<Item = (Seq, WallTime, &Mark)> {
+        self.events.iter().filter_map(|event| match &event.record.body {
+            Body::Mark(mark) => Some((event.seq, event.record.time, mark)),
+            _ => None,
+        })
+    }
+
+    /// Gaps, oldest first: where each begins, and the `sealed` that ended it.
+    pub fn gaps(&self) -> impl Iterator<Item = (Seq, WallTime, &Gap, Option<(Seq, WallTime)>)> {
+        self.events.iter().filter_map(|event| match &event.record.body {
+            Body::Gap(gap) => {
+                let end = self.stretches.iter().find(|stretch| stretch.from > event.seq);
+                Some((event.seq, event.record.time, gap, end.map(|stretch| (stretch.from, stretch.from_time))))
+            }
+            _ => None,
+        })
+    }
+
+    /// Where a base began to count.
+    pub fn sealed(&self, resync: ResyncId) -> Option<Seq> {
+        self.events.iter().find_map(|event| match &event.record.body {
+            Body::Sealed(sealed) if sealed.resync == resync => Some(event.seq),
+            _ => None,
+        })
+    }
+
+    /// The volumes there are as of `seq`.
+    pub fn volumes(&self, seq: Seq) -> Vec<VolumeInfo> {
+        let mut volumes: Vec<VolumeInfo> = Vec::new();
+        for event in self.events.iter().take_while(|event| event.seq <= seq) {
+            match &event.record.body {
+                Body::VolumeAdd { volume, size, add } => {
+                    volumes.push(VolumeInfo { number: *volume, uuid: add.uuid, name: add.name.clone(), size: *size });
+                }
+                Body::Resize { volume, size } => {
+                    volumes.iter_mut().filter(|info| info.number == *volume).for_each(|info| info.size = *size);
+                }
+                Body::VolumeRemove { volume } => volumes.retain(|info| info.number != *volume),
+                _ => {}
+            }
+        }
+        volumes
+    }
+
+    /// All events, oldest first.
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+}

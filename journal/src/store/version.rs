@@ -1,0 +1,129 @@
+//! What readers hold: the journal as it was durable at one moment. Immutable.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::cache::IndexCache;
+use super::timeline::Timeline;
+use super::view::View;
+use crate::error::{Error, Result};
+use crate::frame::Frame;
+use crate::index::Footer;
+use crate::log::{Head, Segment};
+use crate::types::{Seq, WallTime};
+
+/// Where readers get the newest version. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Library {
+    shared: Arc<Mutex<Arc<Version>>>,
+}
+
+impl Library {
+    pub(super) fn new(version: Version) -> Self {
+        Self { shared: Arc::new(Mutex::new(Arc::new(version))) }
+    }
+
+    /// The journal as it is durable now.
+    pub fn now(&self) -> Arc<Version> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn publish(&self, version: Version) {
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(version);
+    }
+}
+
+/// The journal as it was durable at one moment.
+#[derive(Clone, Debug)]
+pub struct Version {
+    pub(super) head: Option<Head>,
+    pub(super) head_time: WallTime,
+    pub(super) timeline: Arc<Timeline>,
+    /// Sealed live segments, oldest first.
+    pub(super) live: Arc<Vec<Arc<Segment>>>,
+    /// Sealed segments of sealed bases, each with the `Seq` from which it counts.
+    pub(super) bases: Arc<Vec<(Arc<Segment>, Seq)>>,
+    /// The live segment being written, and the indexes of what is durable in it, oldest first.
+    pub(super) tail: Option<(Arc<Segment>, Vec<Arc<Footer>>)>,
+    /// From here on every view would need a base that is damaged.
+    pub(super) lost_from: Option<Seq>,
+    pub(super) cache: Arc<IndexCache>,
+    /// Bytes of all segments.
+    pub(super) bytes: u64,
+}
+
+impl Version {
+    /// Where the order stands, durably.
+    pub fn head(&self) -> Option<Head> {
+        self.head
+    }
+
+    /// Time of the last durable record.
+    pub fn head_time(&self) -> Option<WallTime> {
+        self.head.map(|_| self.head_time)
+    }
+
+    /// Stretches, gaps, marks and volumes.
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// Bytes of all segments.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The journal as of `seq`, point or not: the caller has asked [`find`](Self::find), or knows why it needs this one.
+    ///
+    /// # Errors
+    /// `Invalid` beyond the head.
+    pub fn view(self: &Arc<Self>, seq: Seq) -> Result<View> {
+        if self.head.is_none_or(|head| head.seq < seq) {
+            return Err(Error::invalid(format!("nothing is durable at {seq} yet")));
+        }
+        if self.lost_from.is_some_and(|lost| lost <= seq) {
+            return Err(Error::corrupt(format!("a base that counts at {seq} is damaged: see verify")));
+        }
+        Ok(View::new(self.clone(), seq))
+    }
+
+    /// Calls `look` with the index of each live segment that overlaps `[from, to]`, oldest first.
+    pub(super) fn live_indexes(
+        &self,
+        from: Seq,
+        to: Seq,
+        mut look: impl FnMut(&Arc<Segment>, &Arc<Footer>),
+    ) -> Result<()> {
+        for segment in self.live.iter() {
+            let (first, end) = span(segment);
+            if first <= to.number() && from.number() < end {
+                look(segment, &self.cache.footer(segment)?);
+            }
+        }
+        if let Some((segment, footers)) = &self.tail {
+            footers.iter().for_each(|footer| look(segment, footer));
+        }
+        Ok(())
+    }
+
+    /// The frame that holds `seq`, and its segment.
+    pub(super) fn frame_of(&self, seq: Seq) -> Result<Option<Frame>> {
+        let mut place = None;
+        self.live_indexes(seq, seq, |segment, footer| {
+            let after = footer.frames.partition_point(|frame| frame.first <= seq.number());
+            let frame = after.checked_sub(1).and_then(|i| footer.frames.get(i));
+            if let Some(frame) = frame.filter(|frame| seq.number() < frame.first + u64::from(frame.records)) {
+                place = Some((segment.clone(), frame.at));
+            }
+        })?;
+        place.map(|(segment, at)| segment.read_frame(at)).transpose()
+    }
+}
+
+/// First `Seq` and one past the last of a sealed live segment.
+pub(super) fn span(segment: &Segment) -> (u64, u64) {
+    let first = match segment.header.kind {
+        crate::codec::SegmentKind::Live { first } => first.number(),
+        crate::codec::SegmentKind::Base { .. } => 0,
+    };
+    (first, segment.sealed.and_then(|sealed| sealed.end).map_or(u64::MAX, Seq::number))
+}

@@ -1,0 +1,281 @@
+//! The one writer: appends, makes durable, publishes what readers may see.
+
+use std::sync::Arc;
+
+use super::cache::IndexCache;
+use super::timeline::Timeline;
+use super::version::{Library, Version};
+use crate::codec::{Body, SegmentKind};
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::frame::Frame;
+use crate::index::{Builder, Footer};
+use crate::log::{BaseHead, Entropy, Finding, Head, Log, LogOptions, Segment};
+use crate::types::{ChainHead, Durable, GroupId, ResyncId, Seq, SessionId, WallTime};
+
+/// The journal of one group at a receiver.
+#[derive(Debug)]
+pub struct Store {
+    log: Log,
+    library: Library,
+    cache: Arc<IndexCache>,
+    timeline: Timeline,
+    /// How many events of the order are in the timeline.
+    tail: Tail,
+    /// Segments were sealed or dropped since the last publication.
+    segments_changed: bool,
+}
+
+/// Indexes of the live segment being written: small ones, merged as they grow.
+#[derive(Debug, Default)]
+struct Tail {
+    segment: Option<Arc<Segment>>,
+    footers: Vec<Arc<Footer>>,
+    entries: usize,
+    pool: usize,
+    frames: usize,
+}
+
+impl Store {
+    /// Opens the journal in `disk`, makes it if there is none, recovers what a crash left, and makes durable what was kept.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn open(
+        disk: Arc<dyn Disk>,
+        group: GroupId,
+        segment_bytes: u64,
+        entropy: Entropy,
+    ) -> Result<(Self, Vec<Finding>)> {
+        let (mut log, findings) = Log::open(disk, LogOptions { group, segment_bytes, entries: true }, entropy)?;
+        if log.closed().is_none() {
+            log.sync()?;
+            for resync in log.bases().collect::<Vec<_>>() {
+                log.sync_base(resync)?;
+            }
+        }
+        let mut timeline = Timeline::default();
+        for segment in log.segments().filter(|segment| is_live(segment)) {
+            let events = if segment.sealed.is_some() { segment.events()? } else { open_events(&log, segment) };
+            events.into_iter().for_each(|event| timeline.add(event));
+        }
+        let cache = Arc::new(IndexCache::default());
+        let library = Library::new(Version {
+            head: None,
+            head_time: WallTime(0),
+            timeline: Arc::default(),
+            live: Arc::default(),
+            bases: Arc::default(),
+            tail: None,
+            lost_from: None,
+            cache: cache.clone(),
+            bytes: 0,
+        });
+        let mut store = Self { log, library, cache, timeline, tail: Tail::default(), segments_changed: true };
+        store.tail.update(&store.log);
+        store.publish()?;
+        Ok((store, findings))
+    }
+
+    /// What readers use.
+    pub fn library(&self) -> Library {
+        self.library.clone()
+    }
+
+    /// Where the order stands: appended, not necessarily durable.
+    pub fn head(&self) -> Option<Head> {
+        self.log.head()
+    }
+
+    /// Why it may not be written, if so.
+    pub fn closed(&self) -> Option<&str> {
+        self.log.closed()
+    }
+
+    /// Appends live frames; not durable before [`sync`](Self::sync). Frames that are here already are passed over.
+    ///
+    /// # Errors
+    /// `Invalid` for a frame that does not continue the order, or seals a base that is not durable: then nothing was written.
+    /// Any other error closes the store: reopen it.
+    pub fn append(&mut self, frames: &[Frame], session: SessionId, now: WallTime) -> Result<()> {
+        for frame in frames {
+            self.finish_bases(frame)?;
+        }
+        let before = self.log.head().map(|head| head.seq);
+        self.log.append(frames, session, now)?;
+        for frame in frames {
+            let crate::codec::FrameKind::Live { first } = frame.header().kind else { continue };
+            if Some(first) <= before {
+                continue;
+            }
+            let mut index = Builder::default();
+            index.add(frame, 0, 0, false);
+            index.events.into_iter().for_each(|event| self.timeline.add(event));
+        }
+        self.tail.update(&self.log);
+        Ok(())
+    }
+
+    /// Makes all appended live frames durable and visible to readers.
+    ///
+    /// # Errors
+    /// Any error closes the store: what is on disk is unknown until it is reopened.
+    pub fn sync(&mut self) -> Result<Option<Durable>> {
+        let durable = self.log.sync()?;
+        self.publish()?;
+        Ok(durable)
+    }
+
+    /// Appends frames of a base; not durable before [`sync_base`](Self::sync_base), not visible before its `sealed` record is.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub fn append_base(&mut self, resync: ResyncId, frames: &[Frame], session: SessionId, now: WallTime) -> Result<()> {
+        if self.timeline.sealed(resync).is_some() {
+            return Err(Error::invalid("this base is sealed already"));
+        }
+        self.log.append_base(resync, frames, session, now)
+    }
+
+    /// Makes all frames of a base durable.
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync).
+    pub fn sync_base(&mut self, resync: ResyncId) -> Result<Option<BaseHead>> {
+        self.log.sync_base(resync)
+    }
+
+    /// Where a base stands.
+    pub fn base_head(&self, resync: ResyncId) -> Option<BaseHead> {
+        self.log.base_head(resync)
+    }
+
+    /// Drops the bases that were never sealed, except `but`: another has taken their place.
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync).
+    pub fn drop_unsealed_bases(&mut self, but: Option<ResyncId>) -> Result<()> {
+        let stale = self.log.bases().filter(|&id| Some(id) != but && self.timeline.sealed(id).is_none());
+        for resync in stale.collect::<Vec<_>>() {
+            self.log.drop_base(resync)?;
+        }
+        self.segments_changed = true;
+        Ok(())
+    }
+
+    /// A clean stop.
+    ///
+    /// # Errors
+    /// As [`sync`](Self::sync).
+    pub fn stop(&mut self, now: WallTime) -> Result<()> {
+        self.log.stop(now)
+    }
+
+    /// The whole log, for what walks all of it.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// A `sealed` record counts only when all of its base is durable, with the same chain head; then the base gets its index.
+    fn finish_bases(&mut self, frame: &Frame) -> Result<()> {
+        for record in frame.records() {
+            let Body::Sealed(sealed) = record.body else { continue };
+            if self.timeline.sealed(sealed.resync).is_some() {
+                continue;
+            }
+            let durable = self.log.base_durable(sealed.resync);
+            let (frames, head) = durable.map_or((0, ChainHead::START), |head| (head.frame.number(), head.chain));
+            if (frames, head) != (sealed.frames, sealed.head) {
+                let why =
+                    format!("base {} is sealed with {} frames, {frames} are durable", sealed.resync, sealed.frames);
+                return Err(Error::invalid(why));
+            }
+            self.log.finish_base(sealed.resync)?;
+            self.segments_changed = true;
+        }
+        Ok(())
+    }
+
+    /// Shows readers what is durable now.
+    fn publish(&mut self) -> Result<()> {
+        let old = self.library.now();
+        let changed = self.segments_changed || self.log.take_changed();
+        let (live, bases) = if changed { self.segments() } else { (old.live.clone(), old.bases.clone()) };
+        self.segments_changed = false;
+        if let Some((number, footer)) = self.log.last_sealed() {
+            self.cache.keep(number, &footer);
+        }
+        let head = self.log.head();
+        let last_time =
+            |footers: &[Arc<Footer>]| footers.last().and_then(|footer| footer.frames.last()).map(|frame| frame.to);
+        let sealed_time = || live.last().and_then(|segment| segment.sealed).map(|sealed| sealed.times.1);
+        let timeline = if old.timeline.events().len() == self.timeline.events().len() {
+            old.timeline.clone()
+        } else {
+            Arc::new(self.timeline.clone())
+        };
+        let version = Version {
+            head,
+            head_time: last_time(&self.tail.footers).or_else(sealed_time).unwrap_or_default(),
+            timeline,
+            live,
+            bases,
+            tail: self.tail.segment.clone().map(|segment| (segment, self.tail.footers.clone())),
+            lost_from: self.log.lost_bases().iter().filter_map(|&resync| self.timeline.sealed(resync)).min(),
+            cache: self.cache.clone(),
+            bytes: self.log.bytes(),
+        };
+        self.library.publish(version);
+        Ok(())
+    }
+
+    #[expect(clippy::type_complexity, reason = "the two lists of a version")]
+    fn segments(&self) -> (Arc<Vec<Arc<Segment>>>, Arc<Vec<(Arc<Segment>, Seq)>>) {
+        let (mut live, mut bases) = (Vec::new(), Vec::new());
+        for segment in self.log.segments().filter(|segment| segment.sealed.is_some()) {
+            match segment.header.kind {
+                SegmentKind::Live { .. } => live.push(segment.clone()),
+                SegmentKind::Base { resync } => {
+                    bases.extend(self.timeline.sealed(resync).map(|seq| (segment.clone(), seq)))
+                }
+            }
+        }
+        (Arc::new(live), Arc::new(bases))
+    }
+}
+
+impl Tail {
+    /// Takes in what was appended since the last time.
+    fn update(&mut self, log: &Log) {
+        let Some((segment, index)) = log.live_index() else {
+            *self = Self::default();
+            return;
+        };
+        if self.segment.as_ref().is_none_or(|known| !Arc::ptr_eq(known, segment)) {
+            *self = Self { segment: Some(segment.clone()), ..Self::default() };
+        }
+        if index.frames.len() == self.frames {
+            return;
+        }
+        let added = index.since(self.entries, self.pool, self.frames);
+        (self.entries, self.pool, self.frames) = (index.entries.len(), index.pool.len(), index.frames.len());
+        self.footers.push(Arc::new(Footer::from(added)));
+        // Each at least twice as large as the next: a reader looks into a logarithm of them, and each entry is merged as often.
+        while let [.., a, b] = self.footers.as_slice()
+            && a.weight() < 2 * b.weight()
+        {
+            let merged = Arc::new(Footer::merged(a, b));
+            self.footers.truncate(self.footers.len() - 2);
+            self.footers.push(merged);
+        }
+    }
+}
+
+fn is_live(segment: &Segment) -> bool {
+    matches!(segment.header.kind, SegmentKind::Live { .. })
+}
+
+fn open_events(log: &Log, segment: &Arc<Segment>) -> Vec<crate::index::Event> {
+    let open = log.open_indexes().find(|(open, _)| open.header.number == segment.header.number);
+    open.map_or_else(Vec::new, |(_, index)| index.events.clone())
+}
