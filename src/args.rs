@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 /// Continuous data protection for Linux block devices and large files.
 #[derive(Debug, Parser)]
-#[command(name = "backspool", version, max_term_width = 110, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "backspool", version, max_term_width = 110, arg_required_else_help = false)]
 #[command(after_help = "Every verb has --help with an example. Exit codes: `backspool explain CODE`.")]
 pub(crate) struct Cli {
     /// Flags of every verb.
@@ -40,7 +40,7 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
     /// When to use colours
-    #[arg(long, global = true, value_name = "WHEN", value_enum, default_value_t)]
+    #[arg(long, global = true, value_name = "MODE", value_enum, default_value_t)]
     pub(crate) color: Color,
     /// Answer every question with yes
     #[arg(long, global = true)]
@@ -50,15 +50,12 @@ pub(crate) struct Global {
     pub(crate) dry_run: bool,
 }
 
-/// When to use colours.
+/// When to use colours: `Auto` is on a terminal, unless NO_COLOR is set.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 pub(crate) enum Color {
-    /// On a terminal, unless NO_COLOR is set
     #[default]
     Auto,
-    /// Always
     Always,
-    /// Never
     Never,
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
@@ -74,7 +74,7 @@ impl Client {
                 Err(error) => tried.push(format!("{} ({})", socket.display(), short(&error))),
             }
         }
-        Err(Failure::new("E1601", format!("nobody answers on {}", tried.join(" or on "))).advise(
+        Err(Failure::new("E1602", format!("nobody answers on {}", tried.join(" or on "))).advise(
             "start `backspool serve DIR`, `backspool protect` or `backspool agent`, or name its socket with --socket",
         ))
     }
@@ -90,6 +90,11 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// How many bytes there will be, if that is known.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.response.body().size_hint().exact()
+    }
+
     /// The next bytes; `None` at the end.
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
         while let Some(frame) = self.response.frame().await {
@@ -112,7 +117,7 @@ impl Answer {
                 return parse(&line).map(Some);
             }
             if self.buffer.len() > LINE_BYTES_MAX {
-                return Err(Failure::new("E0102", format!("a line from {} never ends", self.socket.display())));
+                return Err(Failure::new("E0103", format!("a line from {} never ends", self.socket.display())));
             }
             match self.chunk().await? {
                 Some(data) => self.buffer.extend_from_slice(&data),
@@ -133,11 +138,11 @@ impl Answer {
         match self.line().await {
             Err(failure) if failure != not_understood() => failure,
             _ if matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) => {
-                Failure::new("E1603", format!("what answers on {socket} does not answer this verb")).advise(
+                Failure::new("E1604", format!("what answers on {socket} does not answer this verb")).advise(
                     "the agent answers status and mark, the receiver everything else: name its socket with --socket",
                 )
             }
-            _ => Failure::new("E0102", format!("what answers on {socket} says {status} and no reason")),
+            _ => Failure::new("E0103", format!("what answers on {socket} says {status} and no reason")),
         }
     }
 }
@@ -152,11 +157,11 @@ fn parse(line: &[u8]) -> Result<Value, Failure> {
 }
 
 fn not_understood() -> Failure {
-    Failure::new("E0102", "the answer is not a document")
+    Failure::new("E0103", "the answer is not a document")
 }
 
 fn cut_off(socket: &std::path::Path) -> Failure {
-    Failure::new("E1602", format!("the answer from {} was cut off", socket.display()))
+    Failure::new("E1603", format!("the answer from {} was cut off", socket.display()))
         .advise("see why the process behind it stopped, start it and call again")
 }
 

@@ -4,13 +4,16 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::output::Paint;
 
 /// A failed call, as people and programs see it.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Failure {
+pub(crate) struct Failure(Box<Inner>);
+
+#[derive(Clone, Debug, PartialEq)]
+struct Inner {
     /// `E` and four digits; the first two are the exit status.
     code: Cow<'static, str>,
     exit: u8,
@@ -23,7 +26,8 @@ impl Failure {
     /// A failure with this code; its exit status is in the code.
     pub(crate) fn new(code: &'static str, message: impl Into<String>) -> Self {
         let exit = exit_of(code).unwrap_or(1);
-        Self { code: Cow::Borrowed(code), exit, message: message.into(), covered: None, advice: None }
+        let message = message.into();
+        Self(Box::new(Inner { code: Cow::Borrowed(code), exit, message, covered: None, advice: None }))
     }
 
     /// E0206: an argument that cannot be.
@@ -45,7 +49,7 @@ impl Failure {
     /// What to do next: a command where there is one.
     #[must_use]
     pub(crate) fn advise(mut self, advice: impl Into<String>) -> Self {
-        self.advice = Some(advice.into());
+        self.0.advice = Some(advice.into());
         self
     }
 
@@ -56,41 +60,39 @@ impl Failure {
             return None;
         }
         let exit = document.get("exit").and_then(Value::as_u64).and_then(|exit| u8::try_from(exit).ok());
-        Some(Self {
+        Some(Self(Box::new(Inner {
             code: Cow::Owned(text("code").unwrap_or_else(|| "E0101".to_owned())),
             // An error never ends in success, whatever the other side says.
             exit: exit.filter(|&exit| exit != 0).unwrap_or(1),
             message: text("message").unwrap_or_else(|| "failed without a reason".to_owned()),
             covered: document.get("covered").filter(|covered| covered.is_object()).cloned(),
             advice: text("try"),
-        })
+        })))
     }
 
     /// The process's exit status.
     pub(crate) fn exit(&self) -> u8 {
-        self.exit
+        self.0.exit
     }
 
     /// One line of JSON.
     pub(crate) fn document(&self) -> Value {
-        let mut document = Map::new();
-        document.insert("type".to_owned(), json!("error"));
-        document.insert("code".to_owned(), json!(self.code));
-        document.insert("exit".to_owned(), json!(self.exit));
-        document.insert("message".to_owned(), json!(self.message));
-        if let Some(covered) = &self.covered {
-            document.insert("covered".to_owned(), covered.clone());
+        let Inner { code, exit, message, covered, advice } = &*self.0;
+        let mut document = json!({"type": "error", "code": code, "exit": exit, "message": message});
+        if let Some(covered) = covered {
+            document["covered"] = covered.clone();
         }
-        if let Some(advice) = &self.advice {
-            document.insert("try".to_owned(), json!(advice));
+        if let Some(advice) = advice {
+            document["try"] = json!(advice);
         }
-        Value::Object(document)
+        document
     }
 
     /// Lines for people, without the last line end.
     pub(crate) fn text(&self, paint: Paint) -> String {
-        let mut text = format!("{}: {}", paint.red(&format!("error[{}]", self.code)), self.message);
-        if let Some(covered) = &self.covered {
+        let Inner { code, message, covered, advice, .. } = &*self.0;
+        let mut text = format!("{}: {message}", paint.red(&format!("error[{code}]")));
+        if let Some(covered) = covered {
             let at = |key: &str| covered.get(key).and_then(Value::as_str);
             match (at("from"), at("to")) {
                 (Some(from), Some(to)) => text.push_str(&format!("\n  covered: {from} … {to}")),
@@ -102,7 +104,7 @@ impl Failure {
                 }
             }
         }
-        if let Some(advice) = &self.advice {
+        if let Some(advice) = advice {
             text.push_str(&format!("\n  try: {advice}"));
         }
         text

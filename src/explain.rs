@@ -16,105 +16,124 @@ pub(crate) const CODES: &[Explanation] = &[
     new(
         "E0101",
         "it failed",
-        "The system refused something: the message ends with its reason. Nothing that was durable is lost by it. Mend the reason (space, permission, a failing device) and call again.",
+        "The system refused something: the message ends with its reason. Nothing that was durable is lost by it. \
+         Mend the reason (permission, a failing device) and call again.",
     ),
     new(
         "E0102",
+        "a write-back failed",
+        "The system could not write back what it had taken, so what is on disk is unknown. The process stops \
+         using the files until it is started again and has read them anew. Look at the kernel's log for the \
+         device, then restart it.",
+    ),
+    new(
+        "E0103",
         "an answer nobody understands",
-        "What answered on the socket does not speak this version's protocol. Use the `backspool` that the running receiver or agent was started with, or restart that.",
+        "What answered on the socket does not speak this version's protocol. Use the `backspool` that the running \
+         receiver or agent was started with, or restart that one.",
     ),
     new(
         "E0201",
         "the command line cannot be read",
-        "A flag or argument is unknown, missing or in the wrong place. `backspool VERB --help` shows them with an example.",
+        "A flag or argument is unknown, missing, in the wrong place, or makes no sense there. `backspool VERB \
+         --help` shows them with an example.",
     ),
     new(
         "E0202",
-        "a time cannot be read",
-        "WHEN is one of: latest, now, -90s, 10m, '10 minutes ago', 09:15, '2026-11-20 09:15' (both in your zone), RFC 3339 with any offset or a [Zone/Name], @SECONDS since 1970, seq:NUMBER, mark:NAME. A time of day is the latest such time that is not in the future. Where clocks showed a time twice, it is the later one that is not in the future; a time they skipped is refused. A day is 24 hours.",
+        "not a store",
+        "The directory holds something else: it is used only when it is empty or was made by `backspool serve`. \
+         Name another.",
     ),
     new(
         "E0203",
-        "a name that cannot be",
-        "Groups, volumes, marks and agents are called by 1 to 64 characters of a-z, 0-9, '.', '_' and '-', the first of them a letter or a digit.",
+        "made by a newer version",
+        "The files were written by a newer version with a format that this one does not know. Nothing was \
+         changed. Use the newer version.",
     ),
     new(
         "E0204",
         "the config file cannot be used",
-        "It is TOML; the message names the line. An unknown key is an error, so that a misspelt one is not silently ignored.",
+        "It is TOML; the message names the line. An unknown key is an error, so that a misspelt one is not \
+         silently ignored.",
     ),
     new(
         "E0205",
         "it needs a yes",
-        "The call would change something, and nobody confirmed it. Look at what it would do with --dry-run; on a terminal answer the question, in a script say --yes.",
+        "The call would change something, and nobody confirmed it. Look at what it would do with --dry-run; on a \
+         terminal answer the question, in a script say --yes.",
     ),
     new("E0206", "an argument that cannot be", "The message says which one and what it should look like."),
-    new("E1001", "no such group", "The receiver keeps no group of this name. `backspool status` lists those it keeps."),
+    new(
+        "E0207",
+        "a time cannot be read",
+        "WHEN is one of: latest, now, -90s, 10m, '10 minutes ago', 09:15, '2026-11-20 09:15' (both in your zone), \
+         RFC 3339 with any offset or a [Zone/Name], @SECONDS since 1970, seq:NUMBER, mark:NAME. A time of day is \
+         the latest such time that is not in the future. Where clocks showed a time twice, it is the later one \
+         that is not in the future; a time they skipped is refused. A day is 24 hours.",
+    ),
+    new(
+        "E0208",
+        "a name that cannot be",
+        "Groups, volumes, marks and agents are called by 1 to 64 characters of a-z, 0-9, '.', '_' and '-', the \
+         first of them a letter or a digit.",
+    ),
+    new("E1001", "no such group", "There is no group of this name. `backspool status` lists those there are."),
     new(
         "E1002",
         "no such volume",
         "The group has no volume of this name at that point. `backspool status GROUP` lists its volumes.",
     ),
     new(
-        "E1003",
-        "one volume must be named",
-        "The group has several volumes and this can only take one: write GROUP/VOLUME.",
-    ),
-    new("E1004", "no such mark", "The group has no mark of this name. `backspool points GROUP` shows its marks."),
-    new(
         "E1101",
         "held by another process",
-        "Another process has this store, state directory, source or image locked. It is the lock that counts, not a file with a process id: it goes when that process ends. Stop it, or use another directory.",
+        "Another process has this store, state directory, source, socket or image. It is a lock that counts, not \
+         a file with a process id: it goes when that process ends. Stop it, or use another. A stale socket file \
+         is replaced by itself.",
     ),
     new(
         "E1102",
-        "the group belongs to another agent",
-        "A group belongs to the agent that protected it first. Choose another group name, or run the agent that owns it.",
+        "it belongs to somebody else",
+        "A group belongs to the agent that protected it first, and a newer session of the same agent takes over \
+         from an older one. The same is said when a history does not fit: what the receiver holds and what the \
+         agent knows are siblings or strangers, because one was cloned or restored from a copy. Nothing is \
+         overwritten by itself. Stop the other agent, bring back the state directory that belongs to this \
+         history, or protect under a new group name.",
     ),
     new(
         "E1103",
-        "a socket that is in use",
-        "Somebody answers on this socket already. Stop that process or choose another path; a stale socket file is replaced by itself.",
-    ),
-    new(
-        "E1104",
         "busy",
         "The same group is being worked on: another restore, rollback or verification must end first.",
     ),
     new(
-        "E1105",
-        "nothing to undo",
-        "The replica image is not held at a rolled-back point, so there is nothing for --undo to take back.",
+        "E1104",
+        "the target is in use",
+        "The target is mounted, or another process holds it. It is never written to, not even with --force. \
+         Unmount it first.",
     ),
     new(
         "E1201",
         "the invitation cannot be used",
-        "It is garbled, has expired, was used by another key, or was made by another receiver. Make a new one with `backspool invite AGENT` on the receiver's machine.",
+        "It is garbled, has expired, was used by another key, or was made by another receiver. Make a new one \
+         with `backspool invite AGENT` on the receiver's machine.",
     ),
     new(
         "E1202",
         "not trusted",
-        "The other side's key is not the pinned one, or it does not know ours. If the receiver was made anew, join again with a new invitation.",
-    ),
-    new(
-        "E1203",
-        "a history that does not fit",
-        "What the receiver holds and what this agent knows are siblings or strangers: one of them was cloned, or restored from a copy. Nothing is overwritten by itself. Protect under a new group name, or bring back the state directory that belongs to this history.",
+        "The other side's key is not the pinned one, or it does not know ours. If the receiver was made anew, \
+         join again with a new invitation.",
     ),
     new(
         "E1301",
         "that time is not covered",
-        "There is no recovery point then: it is before the oldest kept point, in a gap, or later than what the agent has reported. The message names the neighbours; --nearest takes the earlier one, else the later. `backspool points GROUP` shows all of them and the gaps with their reasons.",
-    ),
-    new(
-        "E1302",
-        "nothing is covered yet",
-        "The first copy is not whole, so there is no point at all. `backspool status` shows how far it is.",
+        "There is no recovery point then: it is before the oldest kept point, in a gap, or later than what the \
+         agent has reported. The message names the neighbours; --nearest takes the earlier one, else the later. \
+         `backspool points GROUP` shows all of them and the gaps with their reasons.",
     ),
     new(
         "E1401",
         "damage was found",
-        "A checksum, a chain or a comparison failed. What is damaged is never served; points that do not need it can still be restored. `backspool verify GROUP` lists each place.",
+        "A checksum, a chain or a comparison failed. What is damaged is never served; points that do not need it \
+         can still be restored. `backspool verify GROUP` lists each place.",
     ),
     new(
         "E1402",
@@ -127,40 +146,42 @@ pub(crate) const CODES: &[Explanation] = &[
         "The target is there already. Choose another, or say --force to overwrite a file or a block device.",
     ),
     new(
-        "E1502",
-        "the target is in use",
-        "The target is mounted, or another process holds it. It is never written to, not even with --force. Unmount it first.",
-    ),
-    new(
-        "E1503",
-        "the target does not fit",
-        "The target is smaller than the volume, or is neither a file nor a block device.",
-    ),
-    new(
         "E1601",
-        "nobody answers on the socket",
-        "Neither receiver nor agent is running there, or you may not reach it. On the receiver's machine start `backspool serve DIR`, on the source's machine `backspool protect` or `backspool agent`; name its socket with --socket (DIR/control.sock, STATE/agent.sock).",
+        "the other side cannot be reached",
+        "The agent has no session, or the receiver's address does not answer. Check that `backspool serve` runs, \
+         that UDP to its port passes, and `invite --address` for how it is reached from the agent's machine. An \
+         agent tries again for ever.",
     ),
     new(
         "E1602",
-        "the answer was cut off",
-        "The process that answered went away in the middle. Look at its log, start it again and call again: restore and rollback can be repeated.",
+        "nobody answers on the socket",
+        "Neither receiver nor agent is running there, or you may not reach it. On the receiver's machine start \
+         `backspool serve DIR`, on the source's machine `backspool protect` or `backspool agent`; name its socket \
+         with --socket (DIR/control.sock, STATE/agent.sock).",
     ),
     new(
         "E1603",
-        "the other one answers that",
-        "status and mark are answered by the agent, on the source's machine; what reads the store by the receiver, on its machine. Run the command there, or name the other socket with --socket.",
+        "the answer was cut off",
+        "The process that answered went away in the middle. Look at its log, start it again and call again: \
+         restore and rollback can be repeated.",
     ),
     new(
         "E1604",
-        "the receiver cannot be reached",
-        "The address in the invitation does not answer. Check that `backspool serve` runs, that UDP to its port passes, and `invite --address` for how it is reached from here.",
+        "the other one answers that",
+        "status and mark are answered by the agent, on the source's machine; what reads the store by the \
+         receiver, on its machine. Run the command there, or name the other socket with --socket.",
     ),
     new("E1701", "no space left", "The file system is full. Free some space and call again; nothing durable was lost."),
     new(
+        "E1702",
+        "the target is too small",
+        "The target is smaller than the volume. Use one of the size that `backspool status` shows.",
+    ),
+    new(
         "E1801",
         "the kernel lacks something",
-        "io_uring, O_DIRECT or another thing that this needs is missing or forbidden here (a container's seccomp profile often forbids io_uring). The message names it.",
+        "io_uring, O_DIRECT or another thing that this needs is missing or forbidden here (a container's seccomp \
+         profile often forbids io_uring). The message names it.",
     ),
 ];
 

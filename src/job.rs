@@ -28,7 +28,7 @@ pub(crate) async fn run(context: &Context, client: &Client, path: &str, body: &V
         }
     }
     bar.finish_and_clear();
-    last.ok_or_else(|| Failure::new("E1602", "the answer ended without a result").advise("call again"))
+    last.ok_or_else(|| Failure::new("E1603", "the answer ended without a result").advise("call again"))
 }
 
 /// What is about to be done.

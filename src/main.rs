@@ -63,14 +63,12 @@ fn unparsed(error: &clap::Error) -> ExitCode {
 /// clap's text is: what is wrong, tips, how the verb is called, where help is.
 fn usage(text: &str) -> Failure {
     let (wrong, call) = text.split_once("Usage:").unwrap_or((text, ""));
-    let wrong: Vec<&str> = wrong.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let told = |line: &&str| !line.is_empty() && !line.starts_with("For more information");
+    let wrong: Vec<&str> = wrong.lines().map(str::trim).filter(told).collect();
     let wrong = wrong.join("; ");
-    let wrong = wrong.strip_prefix("error: ").unwrap_or("a verb is missing").replace(":; ", ": ");
+    let wrong = wrong.strip_prefix("error: ").unwrap_or(&wrong).replace(":; ", ": ");
     let verb = call.split_whitespace().nth(1).filter(|word| word.bytes().all(|b| b.is_ascii_lowercase()));
-    Failure::new("E0201", wrong).advise(match verb {
-        Some(verb) => format!("backspool {verb} --help"),
-        None => "backspool --help".to_owned(),
-    })
+    Failure::new("E0201", wrong).advise(verb.map_or_else(|| HELP.to_owned(), |verb| format!("backspool {verb} --help")))
 }
 
 /// What the long-running verbs tell about their work.
@@ -84,6 +82,8 @@ fn log_to_stderr(global: &Global) {
     };
     tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).with_ansi(false).init();
 }
+
+const HELP: &str = "backspool --help, or backspool VERB --help";
 
 #[cfg(test)]
 mod tests {
@@ -107,8 +107,8 @@ mod tests {
         );
         assert_eq!(
             said("backspool frobnicate"),
-            "error[E0201]: unrecognized subcommand 'frobnicate'\n  try: backspool --help"
+            "error[E0201]: unrecognized subcommand 'frobnicate'\n  try: backspool --help, or backspool VERB --help"
         );
-        assert_eq!(said("backspool"), "error[E0201]: a verb is missing\n  try: backspool --help");
+        assert!(said("backspool").starts_with("error[E0201]: 'backspool' requires a subcommand"));
     }
 }

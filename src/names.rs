@@ -23,7 +23,7 @@ impl Name {
                 None => return Ok(Self(text.to_owned())),
             },
         };
-        Err(Failure::new("E0203", format!("{what} cannot be called {text:?}: {why}")).advise(
+        Err(Failure::new("E0208", format!("{what} cannot be called {text:?}: {why}")).advise(
             "1 to 64 characters of a-z, 0-9, '.', '_' and '-', the first one a letter or a digit, as in `db-1`",
         ))
     }

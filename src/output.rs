@@ -136,6 +136,7 @@ pub(crate) struct Paint {
 
 impl Paint {
     /// No colours.
+    #[cfg(test)]
     pub(crate) const fn plain() -> Self {
         Self { on: false }
     }

@@ -38,7 +38,7 @@ impl When {
             "now" => Ok(Self::Now),
             _ => Self::parse_long(text, now),
         }
-        .map_err(|why| Failure::new("E0202", format!("cannot read {text:?} as a time: {why}")).advise(FORMS))
+        .map_err(|why| Failure::new("E0207", format!("cannot read {text:?} as a time: {why}")).advise(FORMS))
     }
 
     fn parse_long(text: &str, now: &Zoned) -> Result<Self, String> {
@@ -134,7 +134,7 @@ fn past(clock: DateTime, zone: &TimeZone, now: &Zoned) -> Option<Timestamp> {
         AmbiguousOffset::Gap { .. } => None,
         AmbiguousOffset::Unambiguous { .. } => instant.unambiguous().ok(),
         AmbiguousOffset::Fold { .. } => {
-            let later = instant.clone().later().ok().filter(|&later| later <= now.timestamp());
+            let later = instant.later().ok().filter(|&later| later <= now.timestamp());
             later.or_else(|| instant.earlier().ok())
         }
     }

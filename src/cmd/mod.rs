@@ -78,7 +78,8 @@ impl Context {
     /// A verb that changes something and has no plan to show cannot honour `--dry-run`: it must not ignore it.
     pub(crate) fn refuse_dry_run(&self, verb: &str) -> Result<(), Failure> {
         match self.global.dry_run {
-            true => Err(Failure::argument(format!("`{verb}` has no --dry-run"))),
+            true => Err(Failure::argument(format!("`{verb}` has no --dry-run"))
+                .advise("leave it out; restore and rollback have it")),
             false => Ok(()),
         }
     }

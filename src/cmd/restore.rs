@@ -1,5 +1,6 @@
 //! `restore`: a volume as it was at an instant, into a file, a device or stdout.
 
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Instant;
 
@@ -25,6 +26,9 @@ pub(super) async fn run(context: &Context, args: &Restore) -> Outcome {
         "dry_run": context.global.dry_run || stdout,
     });
     if stdout && !context.global.dry_run {
+        if std::io::stdout().is_terminal() {
+            return Err(Failure::argument("an image does not belong on a terminal").advise("--to - | some-command"));
+        }
         return to_stdout(context, &client, &target, body).await;
     }
     if args.force && !context.global.dry_run && !context.global.yes && asks() {
@@ -53,13 +57,17 @@ async fn to_stdout(context: &Context, client: &Client, target: &Target, mut body
     let mut query = vec![("group", target.group.to_string()), ("at", text(&body, "at").unwrap_or("latest").to_owned())];
     query.extend(target.volume.as_ref().map(|volume| ("volume", volume.to_string())));
     let mut answer = client.read("/v1/read", &query).await?;
+    let bar = context.out.progress();
+    bar.set_length(answer.length().unwrap_or(0));
     let mut hasher = blake3::Hasher::new();
     let mut written: u64 = 0;
     while let Some(chunk) = answer.chunk().await? {
         context.out.bytes(&chunk)?;
         hasher.update(&chunk);
         written += u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+        bar.set_position(written);
     }
+    bar.finish_and_clear();
     let volume = target.volume.as_ref().unwrap_or(&target.group).to_string();
     let volume = text(&plan, "volume").map_or(volume, str::to_owned);
     let document = json!({
@@ -75,7 +83,7 @@ async fn to_stdout(context: &Context, client: &Client, target: &Target, mut body
 
 fn pin(body: &mut Value, plan: &Value) -> Result<(), Failure> {
     let seq = plan.get("point").and_then(|at| number(at, "seq"));
-    let seq = seq.ok_or_else(|| Failure::new("E0102", "the receiver's plan names no point"))?;
+    let seq = seq.ok_or_else(|| Failure::new("E0103", "the receiver's plan names no point"))?;
     body["at"] = json!(format!("seq:{seq}"));
     body["nearest"] = json!(false);
     Ok(())

@@ -1,0 +1,6 @@
+//! The command line, as scripts see it.
+
+mod alone;
+mod asking;
+mod call;
+mod peer;
