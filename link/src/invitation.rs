@@ -156,7 +156,9 @@ mod tests {
 
     #[test]
     fn its_letters_are_pinned() {
-        assert_eq!(invitation().to_string(), "GOLDEN");
+        let expect = "bsp1-aadq4fi4emvdcob7izgviw3cnfyho7ufrsjzviniv63l3rgl2lmqscijbeeqscijbeeqscijbeeqsacmvinqgragaajweyldnn2xaltfpbqw\
+                      24dmmu5donbugd2lmi2e";
+        assert_eq!(invitation().to_string(), expect);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub(crate) fn client_config(identity: &Identity, pin: Pin, purpose: Purpose) -> 
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(no_tls)?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Pinned { pin, signatures: Signatures(provider()) }))
+        .with_custom_certificate_verifier(pinned(pin))
         .with_client_auth_cert(vec![identity.certificate()], identity.private_key())
         .map_err(no_tls)?;
     config.alpn_protocols = vec![purpose.alpn().to_vec()];
@@ -55,6 +55,11 @@ pub(crate) fn client_config(identity: &Identity, pin: Pin, purpose: Purpose) -> 
     config.enable_early_data = false;
     config.enable_sni = false;
     QuicClientConfig::try_from(config).map_err(|error| Error::unsupported("no TLS for QUIC").with_source(error))
+}
+
+/// Trusts the holder of `pin`.
+pub(crate) fn pinned(pin: Pin) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Pinned { pin, signatures: Signatures(provider()) })
 }
 
 /// The server's side: any key may connect, if it is really the client's. Who holds it is asked right after.
