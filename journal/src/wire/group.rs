@@ -8,6 +8,7 @@ use crate::types::{ChainHead, EpochId, FrameNo, Seq, VolumeNo, WallTime};
 /// Blocks of 64 KiB asked for at once when comparing.
 pub const MAX_COMPARE_BLOCKS: u32 = 1024;
 pub(super) const HEAD_BYTES: usize = 64;
+pub(super) const BASE_HEAD_BYTES: usize = 40;
 pub(super) const REPORT_BYTES: usize = 70;
 pub(super) const VOLUME_REPORT_BYTES: usize = 8;
 
@@ -49,22 +50,27 @@ impl Head {
 /// The end of a base, as the receiver has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BaseHead {
-    /// Number of its last frame; `None`: it has none yet.
-    pub frame: Option<FrameNo>,
+    /// Number of its last frame.
+    pub frame: FrameNo,
     /// The chain head after it.
     pub chain: ChainHead,
 }
 
 impl BaseHead {
-    pub(super) fn encode(&self, w: &mut Writer) {
-        w.u64(FrameNo::encode(self.frame)).put(&self.chain.0.0);
+    /// 40 bytes; all zero: none.
+    pub(super) fn encode(head: Option<Self>, w: &mut Writer) {
+        match head {
+            None => w.zeroes(BASE_HEAD_BYTES),
+            Some(Self { frame, chain }) => w.u64(frame.number()).put(&chain.0.0),
+        };
     }
 
-    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
-        let head = Self { frame: FrameNo::new(r.u64()?), chain: fields::chain(r)? };
-        match head.frame.is_none() && head.chain != ChainHead::START {
-            true => Err(Malformed("half a head")),
-            false => Ok(head),
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Option<Self>, Malformed> {
+        let (frame, chain) = (FrameNo::new(r.u64()?), fields::chain(r)?);
+        match frame {
+            Some(frame) => Ok(Some(Self { frame, chain })),
+            None if chain == ChainHead::START => Ok(None),
+            None => Err(Malformed("half a head")),
         }
     }
 }

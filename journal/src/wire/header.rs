@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 
 use super::fields::TEXT_BYTES;
-use super::group::{HEAD_BYTES, MAX_COMPARE_BLOCKS, REPORT_BYTES, VOLUME_REPORT_BYTES};
+use super::group::{BASE_HEAD_BYTES, HEAD_BYTES, MAX_COMPARE_BLOCKS, REPORT_BYTES, VOLUME_REPORT_BYTES};
 use super::handshake::{HELLO_BYTES, SOFTWARE_BYTES, WELCOME_BYTES};
 use crate::codec::{FRAME_HEADER_BYTES, Malformed, Reader, Writer};
 use crate::limits::{FRAME_BYTES, GROUP_VOLUMES, NAME_BYTES};
@@ -68,9 +68,9 @@ tags! {
     /// The agent wants to send a base.
     OpenBase = 0x0020, 32, 32;
     /// How far the receiver has it.
-    BaseOpened = 0x0021, 40, 40;
+    BaseOpened = 0x0021, BASE_HEAD_BYTES, BASE_HEAD_BYTES;
     /// How much of the base survived `fdatasync`.
-    BaseDurable = 0x0022, 40, 40;
+    BaseDurable = 0x0022, BASE_HEAD_BYTES, BASE_HEAD_BYTES;
     /// The agent wants to compare.
     OpenCompare = 0x0030, 24, 24;
     /// It may.

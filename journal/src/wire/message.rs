@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::fields::{self, TEXT_BYTES, put_text, put_time, text};
-use super::group::{BaseHead, HEAD_BYTES, Head, MAX_COMPARE_BLOCKS, Report};
+use super::group::{BaseHead, Head, MAX_COMPARE_BLOCKS, Report};
 use super::handshake::{Hello, Welcome};
 use super::header::{MESSAGE_HEADER_BYTES, MessageHeader, Tag};
 use super::refusal::Refusal;
@@ -67,8 +67,8 @@ pub enum Message {
         /// Which first copy or resync.
         resync: ResyncId,
     },
-    /// How far the receiver has it, durably.
-    BaseOpened(BaseHead),
+    /// How far the receiver has it, durably; `None`: it has nothing of it yet.
+    BaseOpened(Option<BaseHead>),
     /// How much of the base survived `fdatasync`.
     BaseDurable(BaseHead),
     /// The agent wants to compare.
@@ -164,7 +164,8 @@ impl Message {
             Self::OpenBase { group, resync } => {
                 w.put(&group.0).put(&resync.0);
             }
-            Self::BaseOpened(head) | Self::BaseDurable(head) => head.encode(w),
+            Self::BaseOpened(head) => BaseHead::encode(*head, w),
+            Self::BaseDurable(head) => BaseHead::encode(Some(*head), w),
             Self::OpenCompare { group, at } => {
                 w.put(&group.0).u64(at.number());
             }
@@ -214,7 +215,7 @@ impl Message {
             },
             Tag::OpenBase => Self::OpenBase { group: fields::group(r)?, resync: resync(r)? },
             Tag::BaseOpened => Self::BaseOpened(BaseHead::decode(r)?),
-            Tag::BaseDurable => Self::BaseDurable(BaseHead::decode(r)?),
+            Tag::BaseDurable => Self::BaseDurable(BaseHead::decode(r)?.ok_or(Malformed("nothing is durable"))?),
             Tag::OpenCompare => Self::OpenCompare { group: fields::group(r)?, at: fields::seq(r)? },
             Tag::CompareReady => Self::CompareReady,
             Tag::CompareRange => Self::decode_range(r)?,
@@ -244,5 +245,3 @@ impl Message {
 fn resync(r: &mut Reader<'_>) -> Result<ResyncId, Malformed> {
     ResyncId::new(r.array()?).ok_or(Malformed("no resync"))
 }
-
-const _: () = assert!(HEAD_BYTES == 16 + 8 + 8 + 32);
