@@ -88,7 +88,7 @@ impl Footer {
 
     /// Bytes it takes in memory, about.
     pub fn memory_bytes(&self) -> usize {
-        self.run.entries().len() * size_of::<Entry>() + self.pool.len() * 4 + self.frames.len() * size_of::<FrameSpot>()
+        size_of_val(self.run.entries()) + size_of_val(self.pool.as_slice()) + size_of_val(self.frames.as_slice())
     }
 }
 

@@ -325,7 +325,8 @@ impl Opening {
             SegmentKind::Live { first } => (first.number() - 1, Seq::encode(stopped)),
             SegmentKind::Base { .. } => (header.first_frame.number() - 1, 0),
         };
-        let head = last.as_ref().map_or(before, |last| last.last_seq().map_or(last.number.number(), Seq::number));
+        let head =
+            last.as_ref().map_or(before, |last| last.last_seq().map_or_else(|| last.number.number(), Seq::number));
         let facts = Facts { head, durable: found.durable.max(durable).max(before), tail: found.tail };
         let why = found.why.unwrap_or_else(|| "frames are missing".into());
         let mut state = SegmentState::Good;
@@ -374,7 +375,7 @@ impl Opening {
                 }
             }
             SegmentKind::Base { resync } => {
-                advance_base(log, resync, BaseHead { frame: last.number, chain: last.chain_head() }, durable)
+                advance_base(log, resync, BaseHead { frame: last.number, chain: last.chain_head() }, durable);
             }
         }
     }

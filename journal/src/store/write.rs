@@ -20,7 +20,6 @@ pub struct Store {
     library: Library,
     cache: Arc<IndexCache>,
     timeline: Timeline,
-    /// How many events of the order are in the timeline.
     tail: Tail,
     /// Segments were sealed or dropped since the last publication.
     segments_changed: bool,
@@ -236,7 +235,7 @@ impl Store {
             match segment.header.kind {
                 SegmentKind::Live { .. } => live.push(segment.clone()),
                 SegmentKind::Base { resync } => {
-                    bases.extend(self.timeline.sealed(resync).map(|seq| (segment.clone(), seq)))
+                    bases.extend(self.timeline.sealed(resync).map(|seq| (segment.clone(), seq)));
                 }
             }
         }

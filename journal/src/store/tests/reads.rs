@@ -98,7 +98,7 @@ fn a_flipped_bit_is_never_served_and_always_found() {
                     match version.view(head.seq).and_then(|view| view.read(VOLUME, 0, &mut image)) {
                         Ok(()) => assert!(image == history.image(head.seq), "{name} byte {byte}: {findings:?}"),
                         Err(error) => {
-                            assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid), "{error:?}")
+                            assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Invalid), "{error:?}");
                         }
                     }
                 }
