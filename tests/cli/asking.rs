@@ -64,8 +64,8 @@ fn status_watch_is_one_object_a_line() {
     let groups = json!([{"name": "db", "state": "live", "rpo_seconds": 0}]);
     let error = json!({"type": "error", "code": "E0101", "exit": 1, "message": "enough"});
     let document = json!({"schema": 1, "groups": groups});
-    let peer =
-        Peer::answering(vec![Reply::lines(&[document.clone()]), Reply::lines(&[document]), Reply::status(500, error)]);
+    let again = Reply::lines(&[document]);
+    let peer = Peer::answering(vec![again.clone(), again, Reply::status(500, error)]);
     let call = peer.call(&["status", "--watch", "--json"]);
     assert_eq!((call.exit, call.stdout.lines().count()), (1, 2));
     for line in call.stdout.lines() {
