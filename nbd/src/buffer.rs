@@ -57,7 +57,8 @@ mod tests {
     fn it_is_aligned_and_keeps_what_it_holds() {
         let mut buffer = Buffer::empty();
         assert!(buffer.as_mut().is_empty());
-        for (length, alignment) in [(4096, PAGE_BYTES), (70_000, PAGE_BYTES), (HUGE_BYTES, HUGE_BYTES), (5 << 20, HUGE_BYTES)]
+        for (length, alignment) in
+            [(4096, PAGE_BYTES), (70_000, PAGE_BYTES), (HUGE_BYTES, HUGE_BYTES), (5 << 20, HUGE_BYTES)]
         {
             buffer.reserve(length, 0);
             assert!(buffer.as_mut().len() >= length);

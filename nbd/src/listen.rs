@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
 use rustix::net::sockopt::set_tcp_nodelay;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with};
 
 use crate::address::Address;
 use crate::socket::Socket;
@@ -113,7 +113,7 @@ impl Drop for Listener {
 /// Between finding a dead socket and having replaced it, nobody else may do the same.
 fn lock_directory(path: &Path) -> io::Result<File> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let directory = File::open(parent.unwrap_or(Path::new(".")))?;
+    let directory = File::open(parent.unwrap_or_else(|| Path::new(".")))?;
     flock(&directory, FlockOperation::LockExclusive)?;
     Ok(directory)
 }

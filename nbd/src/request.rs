@@ -140,7 +140,6 @@ impl Request {
         }
     }
 
-
     /// Flags that only this kind of request has.
     fn own_flags(&self, session: &Session) -> u16 {
         match self.kind {

@@ -150,10 +150,7 @@ fn accept(listener: &Listener, shared: &Arc<Shared>) {
     let mut threads: Vec<JoinHandle<()>> = Vec::new();
     let mut next_id = 0;
     while !shared.stopping() {
-        let mut ready = [
-            PollFd::new(&shared.wake, PollFlags::IN),
-            PollFd::new(&listener.socket, PollFlags::IN),
-        ];
+        let mut ready = [PollFd::new(&shared.wake, PollFlags::IN), PollFd::new(&listener.socket, PollFlags::IN)];
         let _ = poll(&mut ready, None);
         match listener.accept() {
             Ok(Some(socket)) => threads.extend(attach(shared, next_id, socket)),
