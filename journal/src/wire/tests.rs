@@ -246,6 +246,23 @@ fn golden_bytes() {
 }
 
 #[test]
+fn the_document_has_the_same_numbers() {
+    let document = include_str!("../../../docs/PROTOCOL.md");
+    for tag in Tag::ALL {
+        let body = match tag.body_bytes().into_inner() {
+            (min, FRAME_BYTES) => format!("{min}..=`FRAME_BYTES`"),
+            (min, max) if min == max => max.to_string(),
+            (min, max) => format!("{min}..={max}"),
+        };
+        let line = format!("\n| {:#06x} | {tag:?} | {body} |", tag.number());
+        assert!(document.contains(&line), "not in PROTOCOL.md: {line}");
+    }
+    assert_eq!(document.matches("\n| 0x").count(), Tag::ALL.len() + 2);
+    let codes = document.split_once("| code | refusal |").and_then(|(_, rest)| rest.split_once("\n\n")).unwrap().0;
+    assert_eq!(codes.matches("\n| ").count(), RefusalCode::ALL.len());
+}
+
+#[test]
 fn join_messages_come_back_and_no_byte_of_them_is_ignored() {
     let request = JoinRequest { secret: JoinSecret([5; 16]) };
     assert_eq!(JoinRequest::decode(&request.encode()), Ok(request));
