@@ -109,14 +109,14 @@ impl Request {
         let fua = has(FLAG_FUA);
         match self.kind {
             READ => {
-                self.check_range(session, ErrorCode::Invalid)?;
                 self.check_payload()?;
+                self.check_range(session, ErrorCode::Invalid)?;
                 Ok(Operation::Read { offset, length })
             }
             WRITE => {
                 self.check_writable(session, true)?;
-                self.check_range(session, ErrorCode::NoSpace)?;
                 self.check_payload()?;
+                self.check_range(session, ErrorCode::NoSpace)?;
                 Ok(Operation::Write { offset, length, fua })
             }
             DISCONNECT => Ok(Operation::Disconnect),

@@ -7,12 +7,13 @@ mod common;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use common::{Memory, Random, Served};
 use nbd::{Capabilities, RemoteClients, Server};
+use rustix::process::{Pid, Signal, kill_process};
 
 const SIZE: usize = 24 << 20;
 
@@ -216,10 +217,10 @@ fn nbdfuse() {
     let mountpoint = served.directory.path().join("mnt");
     fs::create_dir(&mountpoint).unwrap();
     let (pid, file) = (served.directory.path().join("pid"), mountpoint.join("nbd"));
-    let mut fuse =
-        Command::new("nbdfuse").arg("-P").arg(&pid).arg(&mountpoint).arg(served.uri("disk")).spawn().unwrap();
+    let child = Command::new("nbdfuse").arg("-P").arg(&pid).arg(&mountpoint).arg(served.uri("disk")).spawn().unwrap();
+    let mut fuse = Fuse(child);
     while !pid.exists() {
-        assert!(fuse.try_wait().unwrap().is_none(), "nbdfuse ended");
+        assert!(fuse.0.try_wait().unwrap().is_none(), "nbdfuse ended");
         std::thread::yield_now();
     }
     let mut read = Vec::new();
@@ -232,6 +233,17 @@ fn nbdfuse() {
     drop(file);
     assert_eq!(memory.bytes()[..4096], [9; 4096]);
     assert_eq!(memory.bytes()[1 << 20..(1 << 20) + 512], [8; 512]);
-    run("fusermount3", &["-u", mountpoint.to_str().unwrap()]);
-    assert!(fuse.wait().unwrap().success());
+    drop(fuse);
+    assert!(!mountpoint.join("nbd").exists(), "unmounted");
+}
+
+/// Unmounts when dropped, also when a test fails: a mount left behind keeps its process for ever.
+struct Fuse(Child);
+
+impl Drop for Fuse {
+    fn drop(&mut self) {
+        // It fails only on a process that has ended.
+        let _ = kill_process(Pid::from_child(&self.0), Signal::TERM);
+        let _ = self.0.wait();
+    }
 }

@@ -95,7 +95,14 @@ fn exports_must_be_told_apart() {
 #[test]
 fn one_client_too_many_is_turned_away() {
     let served = Served::new(vec![("disk", Arc::new(Memory::new(1 << 20)))]);
-    let clients: Vec<Raw> = (0..CONNECTIONS_MAX).map(|_| Raw::attach(&served, false)).collect();
+    let attach = |_| {
+        let mut raw = Raw::attach(&served, false);
+        // Once it is answered, it is counted.
+        raw.request(FLUSH, 0, 1, 0, 0);
+        assert_eq!(raw.simple(), (0, 1));
+        raw
+    };
+    let clients: Vec<Raw> = (0..CONNECTIONS_MAX).map(attach).collect();
     assert_eq!(served.running.clients(), CONNECTIONS_MAX);
     let mut refused = Raw(UnixStream::connect(served.socket()).unwrap());
     assert!(refused.until_end().is_empty());
