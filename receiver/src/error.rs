@@ -41,6 +41,8 @@ impl Code {
     pub const BUSY: Self = Self(1103);
     /// The target is mounted or in use.
     pub const TARGET_IN_USE: Self = Self(1104);
+    /// No rollback is left to take back.
+    pub const NOTHING_TO_UNDO: Self = Self(1105);
     /// The invitation does not hold.
     pub const NOT_INVITED: Self = Self(1201);
     /// The peer's key is not known.

@@ -1,20 +1,13 @@
-//! What the catalog remembers, and its file: one line that checks, then JSON.
-//!
-//! ```text
-//! {"format":"backspool-catalog","version":1,"blake3":"…of all that follows"}
-//! {
-//!   "agents": …
-//! ```
+//! What the catalog remembers.
 
-use journal::types::{GroupId, Hash, WallTime};
+use journal::types::{GroupId, WallTime};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use super::name::Name;
-use crate::error::{Code, Error, Result};
+use crate::checked::Format;
+use crate::error::Result;
 
-const FORMAT: &str = "backspool-catalog";
-const VERSION: u32 = 1;
+const FORMAT: Format = Format { name: "backspool-catalog", version: 1 };
 /// More than ten thousand groups; a longer file is not ours.
 pub(super) const CATALOG_BYTES: u64 = 16 * 1024 * 1024;
 
@@ -68,41 +61,15 @@ pub struct GroupEntry {
     pub agent: Name,
 }
 
-#[derive(Deserialize)]
-struct CheckLine {
-    format: String,
-    version: u32,
-    blake3: String,
-}
-
 impl Contents {
     /// Its file.
     pub(super) fn encode(&self) -> Vec<u8> {
-        let body = serde_json::to_vec_pretty(self).expect("names, numbers and lists have a JSON form");
-        let line = json!({"format": FORMAT, "version": VERSION, "blake3": Hash::of(&body).to_string()});
-        let mut file = format!("{line}\n").into_bytes();
-        file.extend_from_slice(&body);
-        file
+        FORMAT.encode(self)
     }
 
-    /// From its file: the first line is believed for the version, then everything has to match it.
+    /// From its file.
     pub(super) fn decode(file: &[u8]) -> Result<Self> {
-        let damaged = |why: &str| Error::new(Code::DAMAGED, format!("the catalog {why}"));
-        let end = file.iter().position(|&byte| byte == b'\n').ok_or_else(|| damaged("has no first line"))?;
-        let (line, body) = (&file[..end], &file[end + 1..]);
-        let line: CheckLine =
-            serde_json::from_slice(line).map_err(|error| damaged("has a damaged first line").with_source(error))?;
-        if line.format != FORMAT {
-            return Err(damaged("is a file of something else"));
-        }
-        if line.version > VERSION {
-            let message = format!("the catalog was written by a newer version (format {})", line.version);
-            return Err(Error::new(Code::NEWER, message).hint("use the version that wrote it, or a newer one"));
-        }
-        if line.version != VERSION || line.blake3 != Hash::of(body).to_string() {
-            return Err(damaged("does not match its checksum"));
-        }
-        serde_json::from_slice(body).map_err(|error| damaged("has fields that make no sense").with_source(error))
+        FORMAT.decode(file)
     }
 }
 
@@ -175,6 +142,7 @@ fn parse_hex(text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
 
     fn sample() -> Contents {
         let name = |text| Name::parse(text).unwrap();
