@@ -110,6 +110,7 @@ pub(crate) const CODES: &[Explanation] = &[
         "The target is mounted, or another process holds it. It is never written to, not even with --force. \
          Unmount it first.",
     ),
+    new("E1105", "no rollback to take back", "No rollback of this group is left that --undo could take back."),
     new(
         "E1201",
         "the invitation cannot be used",
@@ -138,7 +139,7 @@ pub(crate) const CODES: &[Explanation] = &[
     new(
         "E1402",
         "bytes are wrong",
-        "What came back is not what was written. Keep the directory and report it: this must never happen.",
+        "What came back is not what was written: this must never happen. Please report it, with the directory that --keep leaves.",
     ),
     new(
         "E1501",
