@@ -6,6 +6,7 @@ pub mod enrol;
 pub mod error;
 pub mod group;
 pub mod image;
+pub mod restore;
 pub mod rollback;
 #[cfg(test)]
 mod testing;

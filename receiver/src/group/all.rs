@@ -125,7 +125,7 @@ impl Groups {
         let plain = FileDisk::create(self.catalog.group_dir(entry.id))?;
         let disk: Arc<dyn Disk> =
             if UringDisk::available() { Arc::new(UringDisk::new(plain)?) } else { Arc::new(plain) };
-        let opening = Opening { disk, segment_bytes: SEGMENT_BYTES, entropy, now: time::now };
+        let opening = Opening { disk, segment_bytes: SEGMENT_BYTES, entropy: time::entropy, now: time::now };
         let started = spawn(entry, opening)?;
         let group = started.group.clone();
         open.insert(group.id(), started);
@@ -161,14 +161,4 @@ fn spawn(entry: GroupEntry, opening: Opening) -> Result<Open> {
     let name = format!("write-{:.8}", group.id());
     let writer = std::thread::Builder::new().name(name).spawn(move || writer.run(commands))?;
     Ok(Open { group, writer })
-}
-
-/// 16 random bytes from the kernel.
-pub(crate) fn entropy() -> [u8; 16] {
-    use std::io::Read;
-
-    let mut bytes = [0; 16];
-    let filled = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    filled.expect("every Linux has /dev/urandom");
-    bytes
 }
