@@ -22,25 +22,15 @@ pub use segment::{Segment, SegmentState};
 
 use crate::disk::Disk;
 use crate::index::Footer;
-use crate::types::{ChainHead, Durable, EpochId, FrameNo, ResyncId, SegmentNo, Seq};
+use crate::types::{ChainHead, Durable, FrameNo, ResyncId, SegmentNo};
+
 use manifest::Manifest;
 use segment::Writer;
 
+pub use crate::types::Head;
+
 /// Where random bytes come from: salts must differ, nothing else depends on them.
 pub type Entropy = fn() -> [u8; 16];
-
-/// Where a live chain stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// Epoch of the last frame.
-    pub epoch: EpochId,
-    /// `Seq` of the last record.
-    pub seq: Seq,
-    /// Number of the last frame.
-    pub frame: FrameNo,
-    /// Chain head after it.
-    pub chain: ChainHead,
-}
 
 /// Where a base's chain stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,5 +9,5 @@ mod time;
 pub use block::{Extent, SECTOR_BYTES, Sector, Sectors, VolumeNo};
 pub use hash::{ChainHead, Hash};
 pub use ident::{BootId, EpochId, GroupId, KeyId, ResyncId, Salt, SegmentNo, SessionId, VolumeUuid};
-pub use seq::{Durable, FrameNo, Received, Seq};
+pub use seq::{Durable, FrameNo, Head, Seq};
 pub use time::{Micros, WallTime};

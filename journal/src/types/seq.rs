@@ -3,6 +3,8 @@
 use std::fmt;
 use std::num::NonZeroU64;
 
+use super::{ChainHead, EpochId};
+
 /// A place in a group's write order. Counts from 1; "none" is `Option<Seq>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Seq(NonZeroU64);
@@ -89,10 +91,20 @@ impl fmt::Display for FrameNo {
     }
 }
 
-/// Written to the receiver's journal, not yet durable. Never behind [`Durable`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Received(pub Seq);
 
 /// All up to here survived `fdatasync`, with everything needed to find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Durable(pub Seq);
+
+/// Where a group's order stands: its last frame, durable or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Epoch of the last frame.
+    pub epoch: EpochId,
+    /// `Seq` of its last record.
+    pub seq: Seq,
+    /// Its number.
+    pub frame: FrameNo,
+    /// Chain head after it.
+    pub chain: ChainHead,
+}

@@ -3,7 +3,7 @@
 use super::fields::{self, TEXT_BYTES, put_text, put_time, text};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::limits::GROUP_VOLUMES;
-use crate::types::{ChainHead, EpochId, FrameNo, Seq, VolumeNo, WallTime};
+use crate::types::{ChainHead, EpochId, FrameNo, Head, Seq, VolumeNo, WallTime};
 
 /// Blocks of 64 KiB asked for at once when comparing.
 pub const MAX_COMPARE_BLOCKS: u32 = 1024;
@@ -11,19 +11,6 @@ pub(super) const HEAD_BYTES: usize = 64;
 pub(super) const BASE_HEAD_BYTES: usize = 40;
 pub(super) const REPORT_BYTES: usize = 70;
 pub(super) const VOLUME_REPORT_BYTES: usize = 8;
-
-/// The end of a group's order, as somebody knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Head {
-    /// The epoch of the last frame.
-    pub epoch: EpochId,
-    /// Its last `Seq`.
-    pub seq: Seq,
-    /// Its number.
-    pub frame: FrameNo,
-    /// The chain head after it.
-    pub chain: ChainHead,
-}
 
 impl Head {
     /// 64 bytes; all zero: none.
