@@ -1,1 +1,10 @@
-//! Benchmarks that print their floor in the same run.
+//! Benchmarks that print their floor in the same run: the least that the machine needs for the same bytes, measured in the
+//! same rounds. `README.md` says how to read them.
+
+pub mod chain;
+pub mod data;
+pub mod floor;
+pub mod options;
+pub mod place;
+pub mod samples;
+pub mod table;
