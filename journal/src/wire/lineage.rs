@@ -23,8 +23,7 @@
 //! looks after a power cut of the agent's machine: the spool needs no fsync, so the receiver may have more of an epoch than
 //! the one who made it. In no case is anything overwritten that the receiver has.
 
-use super::group::Head;
-use crate::types::{EpochId, Seq};
+use crate::types::{EpochId, Head, Seq};
 
 /// An epoch that this agent opened on the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

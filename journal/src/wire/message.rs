@@ -3,13 +3,13 @@
 use bytes::Bytes;
 
 use super::fields::{self, TEXT_BYTES, put_text, put_time, text};
-use super::group::{BaseHead, Head, MAX_COMPARE_BLOCKS, Report};
+use super::group::{BaseHead, MAX_COMPARE_BLOCKS, Report};
 use super::handshake::{Hello, Welcome};
 use super::header::{MESSAGE_HEADER_BYTES, MessageHeader, Tag};
 use super::refusal::Refusal;
 use crate::codec::{Malformed, Reader, Writer};
 use crate::limits::NAME_BYTES;
-use crate::types::{GroupId, Hash, ResyncId, Seq, VolumeNo, WallTime};
+use crate::types::{GroupId, Hash, Head, ResyncId, Seq, VolumeNo, WallTime};
 
 /// Everything that is said on a session's streams. Which may be said where stands in `docs/PROTOCOL.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]
