@@ -13,7 +13,7 @@ use crate::Result;
 pub(super) struct Cursor {
     at: u64,
     size: u64,
-    /// Where data was last found; it ends behind `at`, or is asked for again.
+    /// Where data was last found; once `at` is past it, it is looked for again.
     data: Range<u64>,
 }
 
@@ -39,8 +39,9 @@ impl Cursor {
             return Ok(None);
         }
         if at >= self.data.end {
-            let found = next_data(file, at)?.unwrap_or(size..size);
-            self.data = found.start / BLOCK_BYTES * BLOCK_BYTES..found.end.next_multiple_of(BLOCK_BYTES);
+            let grid =
+                |found: Range<u64>| found.start / BLOCK_BYTES * BLOCK_BYTES..found.end.next_multiple_of(BLOCK_BYTES);
+            self.data = next_data(file, at)?.map_or(size..size, grid);
         }
         Ok(Some(match self.data.start <= at {
             true => Piece::Data(at..self.data.end.min(at + data_max).min(size)),
@@ -48,12 +49,7 @@ impl Cursor {
         }))
     }
 
-    /// Whether all of the volume was dealt with.
-    pub(super) fn is_at_end(&self) -> bool {
-        self.at >= self.size
-    }
-
-    /// The piece was dealt with.
+    /// The piece is being dealt with.
     pub(super) fn pass(&mut self, piece: &Range<u64>) {
         self.at = piece.end;
     }

@@ -1,14 +1,14 @@
 //! Reads volumes one after the other, many reads in flight, and makes frames of what is to be sent.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use journal::codec::{Body, FrameKind, Sealed};
-use journal::disk::{DirectReader, Shape};
+use journal::disk::{Block, DirectReader, Shape};
 use journal::frame::{Frame, FrameBuilder, FrameSeal};
-use journal::types::{ChainHead, Extent, FrameNo, Hash, Seq, WallTime};
+use journal::types::{ChainHead, Extent, FrameNo, Hash, Seq, VolumeNo, WallTime};
 
 use super::cursor::{Cursor, Piece};
 use super::theirs::Theirs;
@@ -18,12 +18,12 @@ use crate::source::bytes;
 use crate::spool::Adaptive;
 use crate::{Error, Result};
 
-/// Reads of 1 MiB, 8 at a time: what keeps a disk busy.
-const SHAPE: Shape = Shape { buffers: 8, buffer_len: 1 << 20, depth: 8 };
+/// Reads of 1 MiB, 8 at a time: what keeps a disk busy. As many again may have ended before an earlier one did.
+const SHAPE: Shape = Shape { buffers: PIECES, buffer_len: 1 << 20, depth: 8 };
+/// Pieces of a volume looked at ahead of the one that is next.
+const PIECES: usize = 16;
 /// The longest read, in bytes.
 const READ_BYTES: u64 = 1 << 20;
-/// Frames that may wait: holes need no read, and yet may have to be sent.
-const READY_FRAMES: usize = 4;
 /// [`BLOCK_BYTES`] as a step.
 const BLOCK: usize = 64 * 1024;
 
@@ -45,8 +45,24 @@ struct Scan {
     reader: DirectReader,
     cursor: Cursor,
     theirs: Theirs,
-    /// Reads in flight, by offset: their lengths in bytes, and what the receiver has there. Empty: nothing.
-    expected: BTreeMap<u64, (usize, Vec<Option<Hash>>)>,
+    /// In the order of the volume, and so of the records: reads end as they like.
+    pieces: VecDeque<Ahead>,
+}
+
+/// A piece that is not in a frame yet.
+struct Ahead {
+    range: Range<u64>,
+    /// The last `Seq` given out before anybody looked.
+    as_of: Option<Seq>,
+    /// What the receiver has there. Empty: nothing is known.
+    expected: Vec<Option<Hash>>,
+    found: Found,
+}
+
+enum Found {
+    Reading,
+    Data(Block),
+    Hole,
 }
 
 /// The frame that is being filled, and the chain behind it.
@@ -62,10 +78,10 @@ struct Frames {
 }
 
 impl BaseReader {
-    /// Reads `volumes` in this order. `hashes` are asked of those whose state is known.
+    /// Reads `volumes`, by number. `hashes` are asked of those that are to be compared.
     pub fn new(
         spec: BaseSpec,
-        volumes: Vec<BaseVolume>,
+        mut volumes: Vec<BaseVolume>,
         capture: Arc<Capture>,
         hashes: Box<dyn Hashes>,
         link_is_fast: bool,
@@ -81,6 +97,8 @@ impl BaseReader {
             link_is_fast,
         };
         let progress = Progress { total_bytes, ..Progress::default() };
+        // A frame holds its records in the order of volumes and sectors.
+        volumes.sort_by_key(|volume| volume.number);
         let (volumes, ready) = (volumes.into(), VecDeque::new());
         Self { spec, capture, hashes, volumes, scan: None, frames, ready, progress }
     }
@@ -114,95 +132,85 @@ impl BaseReader {
         Sealed { resync: self.spec.resync, head: self.frames.prev, frames }
     }
 
-    /// Starts reads until no more may be in flight; deals with holes on the way.
+    /// Looks ahead: starts reads until no more may be in flight.
     fn submit(&mut self) -> Result<()> {
         while let Some(scan) = &mut self.scan
             && scan.reader.in_flight() < SHAPE.depth
-            && self.ready.len() < READY_FRAMES
+            && scan.pieces.len() < PIECES
         {
             // The tag comes first: what is recorded from here on may or may not be in what is found.
             let as_of = self.capture.last_seq();
             let hole_max = HASHES_MAX * BLOCK_BYTES;
             let Some(piece) = scan.cursor.peek(&scan.reader, READ_BYTES, hole_max)? else { return Ok(()) };
-            let (Piece::Data(range) | Piece::Hole(range)) = &piece;
+            let (range, found) = match piece {
+                Piece::Data(range) => (range, Found::Reading),
+                Piece::Hole(range) => (range, Found::Hole),
+            };
             let expected = match scan.volume.known {
                 Known::Nothing => Vec::new(),
                 Known::Compare => {
                     let (volume, size) = (scan.volume.number, scan.volume.size.bytes());
-                    scan.theirs.of(&mut *self.hashes, volume, size, range)?
+                    scan.theirs.of(&mut *self.hashes, volume, size, &range)?
                 }
             };
-            scan.cursor.pass(range);
-            if matches!(piece, Piece::Hole(_)) {
-                let range = range.clone();
-                self.hole(range, &expected, as_of);
-                continue;
+            scan.cursor.pass(&range);
+            if matches!(found, Found::Reading) {
+                let started = scan.reader.submit(range.start, length(&range), 0);
+                assert!(started, "there is a buffer for every piece");
             }
-            let length = usize::try_from(range.end - range.start).unwrap_or(SHAPE.buffer_len);
-            scan.expected.insert(range.start, (length, expected));
-            let started = scan.reader.submit(range.start, length, Seq::encode(as_of));
-            assert!(started, "fewer reads than buffers are in flight");
+            scan.pieces.push_back(Ahead { range, as_of, expected, found });
         }
         Ok(())
     }
 
-    /// Waits for a read and deals with what it brought; ends the volume when none is left.
+    /// Waits for the next piece and deals with it; ends the volume when none is left.
     fn collect(&mut self) -> Result<()> {
         let Some(scan) = &mut self.scan else { return Ok(()) };
-        let Some(completion) = scan.reader.wait()? else {
-            if scan.cursor.is_at_end() {
-                self.scan = None;
-            }
+        while scan.pieces.front().is_some_and(|piece| matches!(piece.found, Found::Reading)) {
+            scan.wait()?;
+        }
+        let Some(Ahead { range, as_of, expected, found }) = scan.pieces.pop_front() else {
+            self.scan = None;
             return Ok(());
         };
-        let offset = completion.offset;
-        let (length, expected) = scan.expected.remove(&offset).unwrap_or_default();
-        let block = completion.data.map_err(|error| error.context("cannot read the source"))?;
-        let as_of = Seq::new(completion.tag);
-        if block.len() < length {
-            return Err(Error::invalid("the source became smaller").with_offset(offset + bytes(block.len())));
-        }
-        for (index, piece) in block.chunks(BLOCK).enumerate() {
-            let theirs = expected.get(index);
-            self.block(offset + bytes(index) * BLOCK_BYTES, piece, theirs, as_of);
+        let places = range.clone().step_by(BLOCK).enumerate();
+        let places = places.map(|(index, start)| (start..range.end.min(start + BLOCK_BYTES), expected.get(index)));
+        match found {
+            Found::Data(block) => {
+                for ((place, theirs), data) in places.zip(block.chunks(BLOCK)) {
+                    self.block(place, data, theirs, as_of);
+                }
+            }
+            Found::Hole if expected.is_empty() => self.progress.done_bytes += range.end - range.start,
+            Found::Hole => places.for_each(|(place, theirs)| self.zeroes(place, theirs, as_of)),
+            Found::Reading => unreachable!("it was waited for"),
         }
         Ok(())
     }
 
     /// One block that was read; `theirs`: what the receiver has there, if that is known.
-    fn block(&mut self, offset: u64, data: &[u8], theirs: Option<&Option<Hash>>, as_of: Option<Seq>) {
-        let length = bytes(data.len());
+    fn block(&mut self, place: Range<u64>, data: &[u8], theirs: Option<&Option<Hash>>, as_of: Option<Seq>) {
         if is_zero(data) {
-            return self.zeroes(offset..offset + length, theirs, as_of);
+            return self.zeroes(place, theirs, as_of);
         }
-        self.progress.done_bytes += length;
+        self.progress.done_bytes += bytes(data.len());
         if theirs.is_some_and(|theirs| *theirs == Some(Hash::of(data))) {
             return;
         }
-        let (volume, extent) = self.place(offset, length);
+        let (volume, extent) = self.place(&place);
         let time = self.frames.at(as_of, self.capture.clock().wall());
         self.frames.builder.write(time, volume, extent, data);
-        self.progress.sent_bytes += length;
+        self.progress.sent_bytes += bytes(data.len());
         self.roll();
     }
 
-    fn hole(&mut self, range: Range<u64>, expected: &[Option<Hash>], as_of: Option<Seq>) {
-        if expected.is_empty() {
-            self.progress.done_bytes += range.end - range.start;
-            return;
-        }
-        for (start, theirs) in range.clone().step_by(BLOCK).zip(expected) {
-            self.zeroes(start..range.end.min(start + BLOCK_BYTES), Some(theirs), as_of);
-        }
-    }
-
     /// A block of nothing: it is sent only where the receiver has something.
-    fn zeroes(&mut self, range: Range<u64>, theirs: Option<&Option<Hash>>, as_of: Option<Seq>) {
-        self.progress.done_bytes += range.end - range.start;
+    fn zeroes(&mut self, place: Range<u64>, theirs: Option<&Option<Hash>>, as_of: Option<Seq>) {
+        self.progress.done_bytes += place.end - place.start;
         if theirs.is_none_or(Option::is_none) {
             return;
         }
-        let (volume, extent) = self.place(range.start, range.end - range.start);
+        let (volume, extent) = self.place(&place);
         let time = self.frames.at(as_of, self.capture.clock().wall());
         self.frames.builder.push(time, Body::Pattern { volume, extent, fill: [0; 8] });
         self.roll();
@@ -210,9 +218,9 @@ impl BaseReader {
 
     /// # Panics
     /// Never: volumes are whole sectors, blocks start at sectors and are not empty.
-    fn place(&self, offset: u64, length: u64) -> (journal::types::VolumeNo, Extent) {
+    fn place(&self, range: &Range<u64>) -> (VolumeNo, Extent) {
         let scan = self.scan.as_ref().expect("a block is of the volume that is being read");
-        (scan.volume.number, Extent::of_bytes(offset, length).expect("whole sectors of a volume"))
+        (scan.volume.number, Extent::of_bytes(range.start, range.end - range.start).expect("whole sectors of a volume"))
     }
 
     fn roll(&mut self) {
@@ -236,7 +244,21 @@ impl Scan {
             return Err(Error::invalid("the source became smaller").with_path(&volume.path));
         }
         let cursor = Cursor::new(volume.size.bytes());
-        Ok(Self { volume, reader, cursor, theirs: Theirs::default(), expected: BTreeMap::new() })
+        Ok(Self { volume, reader, cursor, theirs: Theirs::default(), pieces: VecDeque::new() })
+    }
+
+    /// Waits until some read has ended.
+    fn wait(&mut self) -> Result<()> {
+        let completion = self.reader.wait()?.ok_or_else(|| Error::unavailable("an earlier read failed"))?;
+        let block = completion.data.map_err(|error| error.context("cannot read the source"))?;
+        let piece = self.pieces.iter_mut().find(|piece| piece.range.start == completion.offset);
+        let piece = piece.expect("what is read is a piece");
+        if block.len() < length(&piece.range) {
+            let end = completion.offset + bytes(block.len());
+            return Err(Error::invalid("the source became smaller").with_offset(end));
+        }
+        piece.found = Found::Data(block);
+        Ok(())
     }
 }
 
@@ -277,6 +299,10 @@ impl fmt::Debug for BaseReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BaseReader").field("spec", &self.spec).field("progress", &self.progress).finish_non_exhaustive()
     }
+}
+
+fn length(range: &Range<u64>) -> usize {
+    usize::try_from(range.end - range.start).expect("a read is of at most 1 MiB")
 }
 
 /// Looks at a page at a time: data differs early, and within a page there is nothing to branch on.

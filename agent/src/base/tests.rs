@@ -1,1 +1,279 @@
+//! A base beside live writes; the tag that makes it right; what differs and nothing else.
 
+#![expect(clippy::cast_possible_truncation, reason = "numbers made in the test, far below any limit")]
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use journal::frame::Frame;
+use journal::types::EpochId;
+use nbd::Export;
+
+use super::*;
+use crate::Error;
+use crate::capture::Capture;
+use crate::source::{Source, Storage, bytes};
+use crate::spool::Spool;
+use crate::tap::Tap;
+use crate::testing::{BOOT, GROUP, Replay, Rng, VOLUME, begin, file_of, frames};
+
+/// A receiver that has these images.
+#[derive(Default)]
+struct View(BTreeMap<VolumeNo, Vec<u8>>);
+
+impl Hashes for View {
+    fn hashes(&mut self, volume: VolumeNo, extent: Extent) -> Result<Vec<Option<Hash>>> {
+        assert!(extent.byte().is_multiple_of(BLOCK_BYTES) && extent.bytes() <= HASHES_MAX * BLOCK_BYTES);
+        let image = &self.0[&volume];
+        let (at, end) = (extent.byte() as usize, (extent.byte() + extent.bytes()) as usize);
+        let mut range = image.get(at..).unwrap_or_default().to_vec();
+        range.resize(end - at, 0);
+        let hash = |block: &[u8]| (!block.iter().all(|byte| *byte == 0)).then(|| Hash::of(block));
+        Ok(range.chunks(BLOCK_BYTES as usize).map(hash).collect())
+    }
+}
+
+struct Rig {
+    source: Arc<Source>,
+    tap: Tap,
+    spool: Spool,
+    capture: Arc<Capture>,
+}
+
+fn rig(dir: &Path, image: &[u8]) -> Rig {
+    let source = Arc::new(Source::open(file_of(dir, "source", image)).unwrap());
+    let (spool, capture) = begin(&dir.join("spool"), u64::MAX);
+    let tap = Tap::new(VOLUME, source.clone(), capture.clone());
+    Rig { source, tap, spool, capture }
+}
+
+impl Rig {
+    fn base(&self, known: Known, view: View) -> BaseReader {
+        let spec = BaseSpec { group: GROUP, epoch: EpochId([1; 16]), boot: BOOT, resync: ResyncId([2; 16]) };
+        let (path, size) = (self.source.handle_path(), self.source.size());
+        let volume = BaseVolume { number: VOLUME, path, size, known };
+        BaseReader::new(spec, vec![volume], self.capture.clone(), Box::new(view), false)
+    }
+
+    fn image(&self) -> Vec<u8> {
+        fs::read(self.source.handle_path()).unwrap()
+    }
+}
+
+/// All frames, checked as a receiver does, and that the seal names the last.
+fn all(mut base: BaseReader) -> Vec<Frame> {
+    let mut frames: Vec<Frame> = Vec::new();
+    while let Some(frame) = base.next_frame().unwrap() {
+        assert_eq!(frame.header().prev, frames.last().map_or(journal::types::ChainHead::START, Frame::head));
+        frames.push(Frame::check(frame.bytes().clone()).unwrap());
+    }
+    let sealed = base.sealed();
+    assert_eq!((sealed.frames, Some(sealed.head)), (frames.len() as u64, frames.last().map(Frame::head)));
+    let progress = base.progress();
+    assert_eq!(progress.done_bytes, progress.total_bytes);
+    frames
+}
+
+fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut rng = Rng(seed);
+    (0..length.div_ceil(8)).flat_map(|_| rng.next().to_le_bytes()).take(length).collect()
+}
+
+/// The story (DESIGN, trackers): a volume with content is copied for the first time while clients write to it, trim it and zero
+/// it. Journal and base together are the volume as it is in the end.
+#[test]
+fn a_first_copy_beside_live_writes_is_the_source() {
+    const SIZE: u64 = 24 << 20;
+    for seed in 1..=4 {
+        let dir = tempfile::tempdir().unwrap();
+        let rig = rig(dir.path(), &noise(seed, SIZE as usize));
+        let (done, writes) = (AtomicBool::new(false), 2000u64);
+        let base = thread::scope(|scope| {
+            for me in 0..2 {
+                let (tap, done) = (&rig.tap, &done);
+                scope.spawn(move || {
+                    let mut rng = Rng(seed * 100 + me + 1);
+                    let mut left = writes;
+                    while left > 0 || !done.load(Ordering::Relaxed) {
+                        let length = 4096 * (1 + rng.below(20));
+                        let at = rng.below((SIZE - length) / 4096) * 4096;
+                        match rng.below(10) {
+                            0 => tap.trim(at, length, false).unwrap(),
+                            1 => tap.write_zeroes(at, length, false, false).unwrap(),
+                            _ => tap.write(at, &noise(rng.next(), length as usize), false).unwrap(),
+                        }
+                        left = left.saturating_sub(1);
+                    }
+                });
+            }
+            let base = panic::catch_unwind(AssertUnwindSafe(|| all(rig.base(Known::Nothing, View::default()))));
+            // Also after a failure: the writers wait for it.
+            done.store(true, Ordering::Relaxed);
+            base.unwrap()
+        });
+        let mut replay = Replay::of(&frames(&rig.spool, &rig.capture));
+        base.iter().for_each(|frame| replay.add(frame));
+        assert!(replay.onto(VOLUME, vec![0; SIZE as usize]) == rig.image(), "seed {seed}");
+        let tags: Vec<_> = base.iter().map(as_of).collect();
+        assert!(tags.first() != tags.last(), "nothing was written meanwhile: {tags:?}");
+    }
+}
+
+fn as_of(frame: &Frame) -> Option<journal::types::Seq> {
+    match frame.header().kind {
+        journal::codec::FrameKind::Base { as_of, .. } => as_of,
+        journal::codec::FrameKind::Live { .. } => panic!("a live frame"),
+    }
+}
+
+/// Whether base and journal make the source, when each frame is overtaken by a write to what it holds. `late`: the planted
+/// bug, a tag that is taken after the read instead of before.
+fn is_right_with_tag(late: bool) -> bool {
+    const SIZE: u64 = 4 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig(dir.path(), &noise(1, SIZE as usize));
+    let mut base = rig.base(Known::Nothing, View::default());
+    let mut replay = Replay::default();
+    while let Some(frame) = base.next_frame().unwrap() {
+        let first = frame.records().next().unwrap();
+        let journal::codec::Body::Write { extent, .. } = first.body else { panic!("{first:?}") };
+        rig.tap.write(extent.byte(), &[7; 4096], false).unwrap();
+        let tag = if late { rig.capture.last_seq() } else { as_of(&frame) };
+        replay.add_as_of(&frame, tag);
+    }
+    frames(&rig.spool, &rig.capture).iter().for_each(|frame| replay.add(frame));
+    replay.onto(VOLUME, vec![0; SIZE as usize]) == rig.image()
+}
+
+#[test]
+fn a_write_that_overtakes_a_read_wins_and_a_late_tag_would_be_caught() {
+    assert!(is_right_with_tag(false));
+    assert!(!is_right_with_tag(true));
+}
+
+/// A frame of several reads is as old as its oldest.
+#[test]
+fn a_frame_has_the_tag_of_its_earliest_read() {
+    let dir = tempfile::tempdir().unwrap();
+    // One block of data in each MiB: many reads go into one frame.
+    let mut image = vec![0; 64 << 20];
+    image.chunks_mut(1 << 20).for_each(|chunk| chunk[..65536].fill(1));
+    let rig = rig(dir.path(), &image);
+    let before = rig.capture.last_seq();
+    let mut base = rig.base(Known::Nothing, View::default());
+    let first = base.next_frame().unwrap().unwrap();
+    assert_eq!(as_of(&first), before);
+    for _ in 0..100 {
+        rig.tap.flush().unwrap();
+    }
+    // Reads of the next frame are in flight, as of before.
+    assert_eq!(as_of(&base.next_frame().unwrap().unwrap()), before);
+    let last = std::iter::from_fn(|| base.next_frame().unwrap()).last().unwrap();
+    assert_eq!(as_of(&last), rig.capture.last_seq());
+}
+
+#[test]
+fn holes_and_zeroes_are_not_sent_by_a_first_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut image = vec![0; 8 << 20];
+    image[3 << 20..4 << 20].copy_from_slice(&noise(1, 1 << 20));
+    let rig = rig(dir.path(), &image);
+    File::options().write(true).open(rig.source.path()).unwrap().write_all_at(&[0; 1 << 20], 6 << 20).unwrap();
+    let frames = all(rig.base(Known::Nothing, View::default()));
+    assert_eq!(frames.iter().map(|frame| frame.payload().len()).sum::<usize>(), 1 << 20);
+    assert!(Replay::of(&frames).onto(VOLUME, vec![0; 8 << 20]) == rig.image());
+}
+
+#[test]
+fn a_compare_sends_what_differs_and_nothing_else() {
+    // Sizes that end within a block, and within what a disk reads at once.
+    for (seed, size) in [(1, 5 << 20), (2, (1 << 20) + 512), (3, 512), (4, 65536 * 3 + 4096 * 5 + 512)] {
+        let dir = tempfile::tempdir().unwrap();
+        let rig = rig(dir.path(), &noise(seed, size));
+        let hole = size as u64 / 4 / 4096 * 4096;
+        if hole > 0 {
+            assert!(rig.source.discard(hole, hole).unwrap());
+        }
+        let now = rig.image();
+        // The same: nothing.
+        let view = |image: &[u8]| View(BTreeMap::from([(VOLUME, image.to_vec())]));
+        assert!(all_or_none(rig.base(Known::Compare, view(&now))).is_empty());
+        // One byte here and there, also where the source has a hole, and the very last one.
+        let mut theirs = now.clone();
+        let touched: Vec<usize> = (0..4).map(|n| (n * size / 4 + 17).min(size - 1)).chain([size - 1]).collect();
+        touched.iter().for_each(|at| theirs[*at] ^= 1);
+        let frames = all_or_none(rig.base(Known::Compare, view(&theirs)));
+        let blocks: std::collections::BTreeSet<_> = touched.iter().map(|at| at / 65536).collect();
+        let sent = frames.iter().flat_map(|frame| frame.records().collect::<Vec<_>>()).count();
+        assert_eq!(sent, blocks.len(), "{size} bytes");
+        assert!(Replay::of(&frames).onto(VOLUME, theirs) == now, "{size} bytes");
+        // A view that is smaller than the source is now.
+        let mut smaller = now.clone();
+        smaller.truncate(size / 2);
+        let frames = all_or_none(rig.base(Known::Compare, view(&smaller)));
+        smaller.resize(size, 0);
+        assert!(Replay::of(&frames).onto(VOLUME, smaller) == now, "{size} bytes");
+    }
+}
+
+/// As [`all`], of a base that may be empty.
+fn all_or_none(mut base: BaseReader) -> Vec<Frame> {
+    std::iter::from_fn(|| base.next_frame().unwrap()).collect()
+}
+
+#[test]
+fn several_volumes_are_one_base_and_an_empty_one_can_be_sealed() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig(dir.path(), &noise(1, 1 << 20));
+    let other = Source::open(file_of(dir.path(), "other", &noise(2, 3 << 20))).unwrap();
+    let volume = |number, source: &Source| {
+        let (path, size) = (source.handle_path(), source.size());
+        BaseVolume { number: VolumeNo(number), path, size, known: Known::Nothing }
+    };
+    let spec = BaseSpec { group: GROUP, epoch: EpochId([1; 16]), boot: BOOT, resync: ResyncId([2; 16]) };
+    let reader = |volumes| BaseReader::new(spec, volumes, rig.capture.clone(), Box::new(View::default()), true);
+    let mut replay = Replay::of(&all(reader(vec![volume(5, &other), volume(0, &rig.source)])));
+    assert!(replay.onto(VolumeNo(0), vec![0; 1 << 20]) == noise(1, 1 << 20));
+    assert!(replay.onto(VolumeNo(5), vec![0; 3 << 20]) == noise(2, 3 << 20));
+
+    let mut none = reader(Vec::new());
+    assert!(none.next_frame().unwrap().is_none());
+    assert_eq!((none.sealed().frames, none.sealed().head), (0, journal::types::ChainHead::START));
+}
+
+#[test]
+fn a_source_that_shrinks_and_a_receiver_that_answers_nonsense_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let rig = rig(dir.path(), &noise(1, 8 << 20));
+    let base = rig.base(Known::Nothing, View::default());
+    File::options().write(true).open(rig.source.path()).unwrap().set_len(4 << 20).unwrap();
+    let mut base = base;
+    let error = loop {
+        match base.next_frame() {
+            Ok(frame) => assert!(frame.is_some(), "the end of it was not missed"),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.to_string().contains("became smaller"), "{error}");
+
+    struct Nonsense;
+    impl Hashes for Nonsense {
+        fn hashes(&mut self, _: VolumeNo, extent: Extent) -> Result<Vec<Option<Hash>>> {
+            match extent.byte() {
+                0 => Ok(vec![None]),
+                _ => Err(Error::unavailable("gone")),
+            }
+        }
+    }
+    let spec = BaseSpec { group: GROUP, epoch: EpochId([1; 16]), boot: BOOT, resync: ResyncId([2; 16]) };
+    let (path, size) = (rig.source.handle_path(), Sectors::of_bytes(bytes(4 << 20)).unwrap());
+    let volume = BaseVolume { number: VOLUME, path, size, known: Known::Compare };
+    let mut base = BaseReader::new(spec, vec![volume], rig.capture.clone(), Box::new(Nonsense), false);
+    assert!(base.next_frame().unwrap_err().to_string().contains("1 hashes came"));
+}

@@ -57,7 +57,7 @@ fn open(path: &Path) -> Result<Source> {
     Ok(Source { file, path, size, block_bytes, is_device, flush_failed: AtomicBool::new(false) })
 }
 
-fn node_of(meta: &fs::Metadata) -> Node {
+pub(super) fn node_of(meta: &fs::Metadata) -> Node {
     match meta.file_type().is_block_device() {
         true => Node::Device(meta.rdev()),
         false => Node::File { dev: meta.dev(), inode: meta.ino() },

@@ -1,1 +1,198 @@
+//! What may be protected, and what is refused and why; what a proof notices.
 
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::stack::{Node, below};
+use super::*;
+use crate::ErrorKind;
+use crate::testing::{Rng, file_of};
+
+fn dir() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+#[track_caller]
+fn refused(path: &Path, kind: ErrorKind, saying: &str) {
+    let error = Source::open(path).unwrap_err();
+    assert_eq!(error.kind(), kind, "{error:?}");
+    assert!(error.to_string().contains(saying), "{error}");
+    assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+}
+
+#[test]
+fn what_cannot_be_protected_is_refused_with_the_reason() {
+    let dir = dir();
+    let make = |name, length| file_of(dir.path(), name, &vec![1; length]);
+    refused(&dir.path().join("none"), ErrorKind::NotFound, "cannot find the source");
+    refused(dir.path(), ErrorKind::Invalid, "is a directory");
+    refused(Path::new("/dev/null"), ErrorKind::Invalid, "neither a regular file nor a block device");
+    refused(&make("empty", 0), ErrorKind::Invalid, "is empty");
+    refused(&make("odd", 1000), ErrorKind::Invalid, "not a multiple of 512");
+    let read_only = make("read-only", 512);
+    fs::set_permissions(&read_only, Permissions::from_mode(0o444)).unwrap();
+    refused(&read_only, ErrorKind::Invalid, "read-only");
+
+    let held = make("held", 512);
+    let first = Source::open(&held).unwrap();
+    refused(&held, ErrorKind::Locked, "held by another agent");
+    drop(first);
+    Source::open(&held).unwrap();
+}
+
+#[test]
+fn a_source_reads_what_was_written_at_any_length_and_alignment() {
+    let dir = dir();
+    // 1001 sectors: no multiple of 4096.
+    let path = file_of(dir.path(), "source", &vec![0; 1001 * 512]);
+    let source = Source::open(&path).unwrap();
+    assert_eq!(source.size().count(), 1001);
+    let block = u64::from(source.block_bytes());
+    let blocks = source.size().bytes() / block;
+    let mut image = vec![0; usize::try_from(blocks * block).unwrap()];
+    let mut rng = Rng(3);
+    for round in 0..200 {
+        let start = rng.below(blocks);
+        let count = 1 + rng.below(blocks - start);
+        let (offset, length) = (start * block, usize::try_from(count * block).unwrap());
+        let range = usize::try_from(offset).unwrap()..usize::try_from(offset).unwrap() + length;
+        match rng.below(4) {
+            0 => {
+                // Memory that `O_DIRECT` would refuse.
+                let data = vec![round; length + 1];
+                source.write_at(offset, &data[1..]).unwrap();
+                image[range.clone()].fill(round);
+            }
+            1 if source.discard(offset, count * block).unwrap() => image[range.clone()].fill(0),
+            kind => {
+                source.zero(offset, count * block, kind == 2).unwrap();
+                image[range.clone()].fill(0);
+            }
+        }
+        let mut read = vec![0xAA; length + 1];
+        source.read_at(offset, &mut read[1..]).unwrap();
+        assert!(read[1..] == image[range], "round {round}");
+    }
+    source.sync().unwrap();
+    assert!(fs::read(&path).unwrap()[..image.len()] == image[..]);
+    assert!(source.read_at(source.size().bytes(), &mut [0; 512]).is_err());
+}
+
+/// The story: stop cleanly, change something, start. Each change has to be noticed, also one right after the proof.
+#[test]
+fn a_proof_notices_every_change() {
+    type Change = fn(&Path);
+    let changes: [(&str, Change); 6] = [
+        ("one byte", |path| OpenOptions::new().write(true).open(path).unwrap().write_all_at(&[9], 70_000).unwrap()),
+        ("one byte, with the old time", |path| {
+            let file = OpenOptions::new().write(true).open(path).unwrap();
+            let time = file.metadata().unwrap().modified().unwrap();
+            file.write_all_at(&[9], 70_000).unwrap();
+            file.set_modified(time).unwrap();
+        }),
+        ("the same byte", |path| OpenOptions::new().write(true).open(path).unwrap().write_all_at(&[1], 0).unwrap()),
+        ("the size", |path| OpenOptions::new().write(true).open(path).unwrap().set_len(1 << 20).unwrap()),
+        ("the size, and back", |path| {
+            let file = OpenOptions::new().write(true).open(path).unwrap();
+            file.set_len(512).unwrap();
+            file.set_len(1 << 17).unwrap();
+        }),
+        ("the whole file", |path| {
+            fs::copy(path, path.with_extension("new")).unwrap();
+            fs::remove_file(path).unwrap();
+            fs::hard_link(path.with_extension("new"), path).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let dir = dir();
+        let path = file_of(dir.path(), "source", &[1; 1 << 17]);
+        let proof = {
+            let source = Source::open(&path).unwrap();
+            source.write_at(4096, &[2; 4096]).unwrap();
+            source.sync().unwrap();
+            source.proof().unwrap().unwrap()
+        };
+        assert!(Source::open(&path).unwrap().is_unchanged_since(&proof).unwrap(), "nothing was changed");
+        change(&path);
+        assert!(!Source::open(&path).unwrap().is_unchanged_since(&proof).unwrap(), "{what} was changed");
+    }
+}
+
+#[test]
+fn a_directory_stands_on_its_disk_and_a_file_beside_it_is_fine() {
+    let dir = dir();
+    let path = file_of(dir.path(), "source", &[1; 4096]);
+    refuse_inside(dir.path(), &Source::open(&path).unwrap()).unwrap();
+    assert!(!below(dir.path()).unwrap().is_empty());
+    assert!(refuse_inside(dir.path().join("none"), &Source::open(&path).unwrap()).is_err());
+}
+
+/// A loop device, detached when dropped. `None`, with a word, where there are none.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn attach(file: &Path) -> Option<Self> {
+        let output = Command::new("losetup").args(["--find", "--show", "--partscan"]).arg(file).output();
+        match output {
+            Ok(output) if output.status.success() => {
+                Some(Self(PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())))
+            }
+            other => {
+                eprintln!("SKIPPED: no loop devices here: {other:?}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// The story: the state directory lies on a file system on a loop device on the file that is to be protected. Each record would
+/// be a write to be recorded.
+#[test]
+fn loops_mounts_and_state_on_the_source_are_refused() {
+    let dir = dir();
+    let path = file_of(dir.path(), "source", &[]);
+    File::options().write(true).open(&path).unwrap().set_len(16 << 20).unwrap();
+    // Opened first: what is on a loop device already is refused below.
+    let source = Source::open(&path).unwrap();
+    let Some(device) = Loop::attach(&path) else { return };
+    {
+        let whole = Source::open(&device.0).unwrap();
+        assert!(whole.is_device() && whole.proof().unwrap().is_none());
+        let mut block = vec![0; 4096];
+        whole.read_at(0, &mut block).unwrap();
+        whole.write_at(0, &block).unwrap();
+        assert!(whole.discard(8 << 20, 1 << 20).unwrap());
+        refused(&device.0, ErrorKind::Locked, "something else has it");
+    }
+    assert!(Command::new("mkfs.ext4").args(["-q"]).arg(&device.0).status().unwrap().success());
+    let inside = Mounted(dir.path().join("mounted"));
+    fs::create_dir(&inside.0).unwrap();
+    assert!(Command::new("mount").arg(&device.0).arg(&inside.0).status().unwrap().success());
+    refused(&device.0, ErrorKind::Locked, "mounted");
+
+    let error = refuse_inside(&inside.0, &source).unwrap_err();
+    assert!(error.to_string().contains("stored on the protected source"), "{error}");
+    refuse_inside(dir.path(), &source).unwrap();
+    let found = below(&inside.0).unwrap();
+    assert!(found.contains(&open::node_of(&fs::metadata(&path).unwrap())));
+    assert!(found.contains(&Node::Device(std::os::unix::fs::MetadataExt::rdev(&fs::metadata(&device.0).unwrap()))));
+
+    drop(source);
+    refused(&path, ErrorKind::Locked, "attached to /dev/loop");
+}

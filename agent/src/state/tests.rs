@@ -1,1 +1,162 @@
+//! What is remembered, who may have it, and what a start makes of it.
 
+use std::collections::BTreeMap;
+use std::fs;
+
+use journal::codec::GapReason;
+use journal::log::Head;
+use journal::types::{ChainHead, EpochId, FrameNo, Hash, Sectors, Seq, VolumeNo, VolumeUuid};
+
+use super::*;
+use crate::ErrorKind;
+use crate::source::Source;
+use crate::testing::{entropy, file_of};
+
+fn head(seq: u64) -> Head {
+    let (seq, frame) = (Seq::new(seq).unwrap(), FrameNo::new(seq).unwrap());
+    Head { epoch: EpochId([3; 16]), seq, frame, chain: ChainHead(Hash([0xAB; 32])) }
+}
+
+fn volume(name: &str, sectors: u64) -> Volume {
+    let path = format!("/srv/{name} \"ü\".img").into();
+    Volume { uuid: VolumeUuid([5; 16]), name: name.to_owned(), path, size: Sectors::new(sectors).unwrap() }
+}
+
+fn opened(n: u8) -> OpenedEpoch {
+    let parent = (n > 1).then(|| EpochId([n - 1; 16]));
+    OpenedEpoch { id: EpochId([n; 16]), parent, seq: Seq::new(u64::from(n) - 1), chain: ChainHead(Hash([n; 32])) }
+}
+
+#[test]
+fn a_group_is_found_again_as_it_was_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let groups = Groups::open(dir.path().join("new")).unwrap();
+    assert!(groups.list().unwrap().is_empty());
+    let mut group = groups.claim("db", entropy).unwrap();
+    for n in 1..=70 {
+        group
+            .begin(opened(n), BTreeMap::from([(VolumeNo(0), volume("db", 8)), (VolumeNo(3), volume("log", 9))]))
+            .unwrap();
+    }
+    group.note_durable(head(10)).unwrap();
+    group.note_durable(head(9)).unwrap();
+    let source = Source::open(file_of(dir.path(), "source", &[1; 512])).unwrap();
+    let proofs = BTreeMap::from([(VolumeNo(0), source.proof().unwrap().unwrap())]);
+    group.note_stopped(head(12), proofs.clone()).unwrap();
+    let left = group.state().clone();
+    assert_eq!(left.durable, Some(head(10)));
+    assert_eq!((left.epochs.len(), left.epochs[0]), (64, opened(7)));
+    assert!(left.opened(EpochId([70; 16])).is_some() && left.opened(EpochId([6; 16])).is_none());
+    drop(group);
+
+    let other = groups.claim("other", entropy).unwrap();
+    let mut group = groups.claim("db", entropy).unwrap();
+    assert_eq!(*group.state(), left);
+    assert_eq!(group.state().stopped, Some(Stopped { head: head(12), proofs }));
+    assert_ne!(other.state().id, left.id);
+    // From the next beginning on, nothing is proved; and a volume that went takes its number with it.
+    group.begin(opened(71), BTreeMap::from([(VolumeNo(0), volume("db", 8))])).unwrap();
+    drop(group);
+    let state = groups.claim("db", entropy).unwrap().state().clone();
+    assert_eq!((state.stopped, state.next_volume), (None, VolumeNo(4)));
+    assert_eq!(groups.list().unwrap().len(), 2);
+}
+
+#[test]
+fn one_agent_has_a_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let (first, second) = (Groups::open(dir.path()).unwrap(), Groups::open(dir.path()).unwrap());
+    let group = first.claim("db", entropy).unwrap();
+    let error = second.claim("db", entropy).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Locked);
+    assert!(error.to_string().contains("another agent"), "{error}");
+    drop(group);
+    second.claim("db", entropy).unwrap();
+}
+
+#[test]
+fn agents_that_start_at_once_make_one_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let claims: Vec<_> = std::thread::scope(|scope| {
+        let claim = || Groups::open(dir.path()).unwrap().claim("db", entropy);
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(claim)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    let made = claims.iter().filter(|claim| claim.is_ok()).count();
+    assert_eq!(made, 1);
+    assert_eq!(Groups::open(dir.path()).unwrap().list().unwrap().len(), 1);
+}
+
+#[test]
+fn a_state_that_is_not_ours_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let groups = Groups::open(dir.path()).unwrap();
+    let id = groups.claim("db", entropy).unwrap().state().id;
+    let path = dir.path().join(format!("groups/{id}/state.json"));
+    let good = fs::read_to_string(&path).unwrap();
+    let check = |text: &str, kind: ErrorKind| {
+        fs::write(&path, text).unwrap();
+        assert_eq!(groups.claim("db", entropy).unwrap_err().kind(), kind, "{text}");
+    };
+    check(&good.replace("\"version\": 1", "\"version\": 2, \"more\": 3"), ErrorKind::Unsupported);
+    check(&good.replace("\"durable\"", "\"endurable\""), ErrorKind::Corrupt);
+    check(&good.replace(&id.to_string(), &"0".repeat(32)), ErrorKind::Corrupt);
+    check(&good.replace(&id.to_string(), &"1".repeat(32)), ErrorKind::Corrupt);
+    check(&good[..good.len() / 2], ErrorKind::Corrupt);
+    check("", ErrorKind::Corrupt);
+    fs::write(&path, good).unwrap();
+    assert_eq!(groups.claim("db", entropy).unwrap().state().id, id);
+    // What somebody else put there is left alone; a group that was never finished is none.
+    fs::create_dir(dir.path().join("groups/notes")).unwrap();
+    fs::create_dir(dir.path().join(format!("groups/{}", "2".repeat(32)))).unwrap();
+    assert_eq!(groups.list().unwrap().len(), 1);
+}
+
+fn facts(name: &str, sectors: u64, unchanged: Option<bool>) -> Facts {
+    Facts { name: name.to_owned(), path: "/srv/x".into(), size: Sectors::new(sectors).unwrap(), unchanged }
+}
+
+fn known(clean: bool) -> GroupState {
+    GroupState {
+        id: crate::testing::GROUP,
+        name: "g".to_owned(),
+        volumes: BTreeMap::from([(VolumeNo(0), volume("a", 8)), (VolumeNo(4), volume("b", 8))]),
+        next_volume: VolumeNo(6),
+        epochs: Vec::new(),
+        durable: None,
+        stopped: clean.then(|| Stopped { head: head(1), proofs: BTreeMap::new() }),
+    }
+}
+
+#[track_caller]
+fn check(clean: bool, fact: Facts, resized: bool, action: Action, reason: Option<GapReason>) {
+    let plan = plan(&known(clean), &[facts("b", 8, Some(true)), fact]).unwrap();
+    let number = if action == Action::FirstCopy { VolumeNo(6) } else { VolumeNo(0) };
+    assert_eq!(plan.volumes[1], VolumePlan { number, resized, action });
+    let expected = if clean { reason } else { Some(GapReason::UncleanStart) };
+    assert_eq!(plan.gap.map(|gap| gap.reason), expected);
+}
+
+#[test]
+fn a_start_reads_again_whatever_is_not_proved() {
+    use Action::{Compare, Continue, FirstCopy};
+    use GapReason::{ChangedWhileStopped, UncleanStart};
+    //    clean  found now                         resized  read       gap
+    check(true, facts("a", 8, Some(true)), false, Continue, None);
+    check(true, facts("a", 8, Some(false)), false, Compare, Some(ChangedWhileStopped));
+    check(true, facts("a", 8, None), false, Compare, Some(UncleanStart));
+    check(true, facts("a", 9, Some(true)), true, Compare, Some(ChangedWhileStopped));
+    check(true, facts("new", 8, None), false, FirstCopy, Some(GapReason::FirstCopy));
+    check(false, facts("a", 8, Some(true)), false, Compare, Some(UncleanStart));
+    check(false, facts("a", 9, Some(true)), true, Compare, Some(UncleanStart));
+    check(false, facts("new", 8, None), false, FirstCopy, Some(UncleanStart));
+
+    let removed = plan(&known(true), &[facts("a", 8, Some(true))]).unwrap().removed;
+    assert_eq!(removed, [VolumeNo(4)]);
+    assert!(plan(&known(true), &[facts("a", 7, Some(true))]).unwrap_err().to_string().contains("4096"));
+    assert!(plan(&known(true), &[facts("c", 7, None), facts("c", 7, None)]).is_err());
+    let many: Vec<_> = (0..200).map(|n| facts(&format!("volume-{n}"), 8, None)).collect();
+    let plan = plan(&known(true), &many).unwrap();
+    assert!(plan.gap.unwrap().text.len() <= 512);
+    assert_eq!(plan.volumes[199].number, VolumeNo(205));
+}

@@ -1,0 +1,155 @@
+//! The tap against sources that fail, and against several clients at once.
+
+#![expect(clippy::cast_possible_truncation, reason = "numbers made in the test, far below any limit")]
+
+use std::sync::Arc;
+use std::thread;
+
+use journal::codec::{Body, GapReason};
+use nbd::{ErrorCode, Export};
+
+use crate::capture::{Capture, CaptureState};
+use crate::source::{Source, Storage};
+use crate::spool::Spool;
+use crate::tap::Tap;
+use crate::testing::{FaultySource, Replay, Rng, VOLUME, begin, extent, file_of, frames, records};
+
+struct Rig {
+    source: Arc<FaultySource>,
+    tap: Tap,
+    spool: Spool,
+    capture: Arc<Capture>,
+    _dir: tempfile::TempDir,
+}
+
+fn rig(source: FaultySource) -> Rig {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, capture) = begin(&dir.path().join("spool"), u64::MAX);
+    let source = Arc::new(source);
+    let tap = Tap::new(VOLUME, source.clone(), capture.clone());
+    Rig { source, tap, spool, capture, _dir: dir }
+}
+
+impl Rig {
+    fn bodies(&self) -> Vec<Body> {
+        records(&frames(&self.spool, &self.capture)).into_iter().skip(1).map(|(_, record)| record.body).collect()
+    }
+
+    /// The journal on top of the first image is the source.
+    fn assert_same(&self) {
+        let image = self.source.image.lock().unwrap().clone();
+        let replayed = Replay::of(&frames(&self.spool, &self.capture)).onto(VOLUME, vec![0xEE; image.len()]);
+        assert!(replayed == image, "journal and source differ");
+    }
+}
+
+/// T3: two writes to one block in flight have no order of their own. Without the range lock, this fails.
+#[test]
+fn overlapping_writes_end_the_same_in_the_journal_and_on_the_source() {
+    const ROUNDS: u64 = 4000;
+    let dir = tempfile::tempdir().unwrap();
+    let path = file_of(dir.path(), "source", &[0; 64 * 4096]);
+    let source = Arc::new(Source::open(&path).unwrap());
+    let (spool, capture) = begin(&dir.path().join("spool"), u64::MAX);
+    let tap = Tap::new(VOLUME, source.clone(), capture.clone());
+    let read_block = || {
+        let mut block = vec![0; 4096];
+        source.read_at(4096, &mut block).unwrap();
+        block
+    };
+    thread::scope(|scope| {
+        for me in 1..=3 {
+            let tap = &tap;
+            scope.spawn(move || {
+                let mut rng = Rng(me);
+                for _ in 0..ROUNDS {
+                    let fill = rng.below(256) as u8;
+                    // All of the block, or either half of it.
+                    let (at, length) = [(4096, 4096), (4096, 2048), (6144, 2048)][rng.below(3) as usize];
+                    tap.write(at, &vec![fill; length], false).unwrap();
+                }
+            });
+        }
+    });
+    let replayed = Replay::of(&frames(&spool, &capture)).onto(VOLUME, vec![0; 64 * 4096]);
+    assert!(replayed[4096..8192] == read_block()[..]);
+    assert_eq!(capture.last_seq().unwrap().number(), 3 * ROUNDS + 1);
+}
+
+#[test]
+fn every_kind_of_change_is_recorded_as_it_is_on_the_source() {
+    let rig = rig(FaultySource::new(1000));
+    rig.tap.write(512, &[1; 1024], false).unwrap();
+    rig.tap.trim(1024, 512, false).unwrap();
+    rig.tap.write_zeroes(4096, 512 * 900, true, true).unwrap();
+    rig.tap.flush().unwrap();
+    assert!(matches!(rig.bodies()[..], [
+        Body::Write { extent: a, .. },
+        Body::Discard { extent: b, .. },
+        Body::Pattern { extent: c, fill: [0, 0, 0, 0, 0, 0, 0, 0], .. },
+        Body::Flush,
+    ] if (a, b, c) == (extent(1, 2), extent(2, 1), extent(8, 900))));
+    rig.assert_same();
+}
+
+#[test]
+fn a_trim_that_the_source_cannot_do_changes_nothing() {
+    let rig = rig(FaultySource { can_discard: false, ..FaultySource::new(8) });
+    rig.tap.trim(0, 4096, false).unwrap();
+    assert_eq!(rig.bodies(), []);
+    rig.assert_same();
+}
+
+/// A write that failed may have changed any part of its range: what is there is recorded, and the client hears of it.
+#[test]
+fn a_failed_change_is_recorded_as_what_it_left() {
+    for done in [0, 1, 511, 512, 100_000, 150_000] {
+        let rig = rig(FaultySource::new(400));
+        let fail = || *rig.source.fail_after.lock().unwrap() = Some(done);
+        fail();
+        assert_eq!(rig.tap.write(512, &vec![5; 150_016], false), Err(ErrorCode::Io));
+        fail();
+        assert_eq!(rig.tap.write_zeroes(0, 512 * 400, false, false), Err(ErrorCode::Io));
+        fail();
+        assert_eq!(rig.tap.trim(0, 512 * 10, false), Err(ErrorCode::Io));
+        assert_eq!(rig.capture.state(), CaptureState::Running);
+        rig.assert_same();
+    }
+}
+
+#[test]
+fn a_failed_flush_is_the_clients_to_know_and_no_flush_in_the_journal() {
+    let rig = rig(FaultySource::new(8));
+    *rig.source.fail_after.lock().unwrap() = Some(0);
+    assert_eq!(rig.tap.flush(), Err(ErrorCode::Io));
+    assert_eq!(rig.bodies(), []);
+}
+
+/// What cannot be known ends capture with a gap; the host goes on.
+#[test]
+fn a_source_that_cannot_be_read_again_halts_capture_and_serves_on() {
+    let rig = rig(FaultySource::new(8));
+    *rig.source.fail_after.lock().unwrap() = Some(100);
+    *rig.source.fail_reads.lock().unwrap() = true;
+    assert_eq!(rig.tap.write(0, &[5; 512], false), Err(ErrorCode::Io));
+    assert!(matches!(rig.capture.state(), CaptureState::Halted { reason: GapReason::SourceError, .. }));
+    rig.tap.write(0, &[6; 512], true).unwrap();
+    rig.tap.flush().unwrap();
+    rig.tap.trim(512, 512, false).unwrap();
+    assert_eq!(rig.source.image.lock().unwrap()[..512], [6; 512]);
+    assert!(matches!(&rig.bodies()[..], [Body::Gap(gap)] if gap.reason == GapReason::SourceError));
+}
+
+#[test]
+fn allocation_tells_data_from_holes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file_of(dir.path(), "source", &[]);
+    std::fs::File::options().write(true).open(&path).unwrap().set_len(1 << 20).unwrap();
+    let (_spool, capture) = begin(&dir.path().join("spool"), u64::MAX);
+    let tap = Tap::new(VOLUME, Arc::new(Source::open(&path).unwrap()), capture);
+    tap.write(65536, &[1; 8192], false).unwrap();
+    let run = |length_bytes, empty| nbd::Extent { length_bytes, hole: empty, zero: empty };
+    let all = tap.allocation(0, 1 << 20).unwrap();
+    assert_eq!(all, [run(65536, true), run(8192, false), run((1 << 20) - 73728, true)]);
+    assert_eq!(tap.allocation(65536 + 4096, 8192).unwrap(), [run(4096, false), run(4096, true)]);
+}
