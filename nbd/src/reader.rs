@@ -8,8 +8,6 @@
 //! ```
 
 use std::io::{self, IoSliceMut};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use crate::buffer::Buffer;
 use crate::request::{HEADER_BYTES, Request};
@@ -24,8 +22,6 @@ pub(crate) struct Reader {
     end: usize,
     /// Payload that probably follows the next header, in bytes.
     guess: usize,
-    /// The last request came soon after it was waited for.
-    soon: bool,
 }
 
 /// A request whose payload is still coming.
@@ -41,7 +37,7 @@ pub(crate) struct Arrival {
 
 impl Reader {
     pub(crate) fn new() -> Self {
-        Self { carry: Box::new([0; CARRY_BYTES]), start: 0, end: 0, guess: 0, soon: false }
+        Self { carry: Box::new([0; CARRY_BYTES]), start: 0, end: 0, guess: 0 }
     }
 
     /// The next header; `None` if the client left, with an error if it left in the middle of it or sent something else.
@@ -64,7 +60,7 @@ impl Reader {
                     waited = true;
                     count
                 }
-                None => Self::await_next(&mut self.soon, socket, slices)?,
+                None => socket.receive(slices)?,
             };
             if count == 0 {
                 return if have == 0 { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
@@ -82,22 +78,6 @@ impl Reader {
             landed = payload;
         }
         Ok(Some(Arrival { request, landed, waited }))
-    }
-
-    /// Receives what is not there yet. Sleeping and being woken takes longer than a client with one request in flight
-    /// takes to send its next, so while the next one comes `soon` this looks for it a little before it sleeps.
-    fn await_next(soon: &mut bool, socket: &Socket, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        let asked = Instant::now();
-        while *soon && asked.elapsed() < LOOK {
-            // The client may need this very processor.
-            thread::yield_now();
-            if let Some(count) = socket.receive_now(slices)? {
-                return Ok(count);
-            }
-        }
-        let count = socket.receive(slices)?;
-        *soon = asked.elapsed() < SOON;
-        Ok(count)
     }
 
     /// Fills the worker's `buffer` with the payload; it is made long enough.
@@ -175,10 +155,6 @@ fn length(bytes: u32) -> usize {
     bytes as usize
 }
 
-/// What a client takes to send the next request after a reply, with room.
-const LOOK: Duration = Duration::from_micros(20);
-/// A client that is slower than this, being woken included, is not looked for.
-const SOON: Duration = Duration::from_micros(100);
 /// Headers that wait are received together, but no more than is cheap to copy if it turns out to be payload.
 const EXTRA_BYTES: usize = 16 * HEADER_BYTES;
 /// From here on a second call costs nothing beside the copy of the payload.
