@@ -1,3 +1,22 @@
-//! The way to a receiver: `state` and `window` decide, `quic` is the only file that names quinn.
+//! The way to a receiver: one connection for all groups of the process.
+//!
+//! ```text
+//!   spool ──frames──▶ live     one stream a group         ◀── durable, requests for marks
+//!   base  ──frames──▶ base     one stream a base, after it ◀── durable
+//!   base  ──asks────▶ compare  one stream a session        ◀── hashes
+//! ```
+//!
+//! `state` and `window` decide, without I/O; the others carry it out. Only `quic` names quinn.
 
+mod base;
+mod compare;
+mod live;
+mod quic;
 pub mod state;
+pub mod window;
+
+pub(crate) use base::Base;
+pub(crate) use quic::{Peer, resolve, run};
+
+/// Both directions of a stream.
+type Streams = (link::MessageWriter, link::MessageReader);

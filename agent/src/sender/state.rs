@@ -16,8 +16,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use journal::types::Seq;
-use journal::wire::{Decision, Facts, Head, RebaseReason, Refusal, RefusalCode, Stranger, decide};
+use journal::types::{Head, Seq};
+use journal::wire::{Decision, Facts, RebaseReason, Refusal, RefusalCode, Stranger, decide};
 
 /// Unacknowledged bytes at which sending pauses: two of the largest bursts a receiver makes durable at once, and the most that a lost
 /// connection makes us send again.

@@ -1,3 +1,90 @@
-//! Sessions: what agents say to this receiver. `state` decides, the others drive QUIC.
+//! Sessions: what agents say to this receiver. `state` decides, the others carry it out; only `quic` names quinn.
+//!
+//! ```text
+//!  accept ─ key known? ─ Hello, Welcome ─┬─ stream: a group's order ──▶ Ingest::live
+//!     └ join, once                       ├─ stream: a base          ──▶ Ingest::base
+//!                                        └─ stream: compare         ──▶ hashes of a view
+//! ```
+//!
+//! **Invariant:** nothing of a peer is read before its key is known, but for the one message of an invitation.
+//! **Invariant:** a peer holds at most a frame's memory a stream, and what its group's queue lets in.
 
+mod base;
+mod compare;
+mod group;
+mod quic;
 pub mod state;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use journal::error::{Error, ErrorKind};
+use journal::frame::Frame;
+use journal::log;
+use journal::types::{GroupId, SessionId};
+use journal::wire::{self, Message, Refusal, RefusalCode};
+
+pub use quic::Sessions;
+
+use crate::catalog::Name;
+use crate::group::{Groups, Ingest};
+
+/// One connection of an agent that is known and has been welcomed.
+#[derive(Debug)]
+struct Session {
+    id: SessionId,
+    agent: Name,
+    groups: Arc<Groups>,
+    /// Groups that this session has opened.
+    open: Mutex<HashMap<GroupId, Ingest>>,
+}
+
+impl Session {
+    fn opened(&self, group: GroupId, ingest: Ingest) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(group, ingest);
+    }
+
+    /// The way into a group that this session has opened; nobody else's groups can be named.
+    fn ingest(&self, group: GroupId) -> Result<Ingest, Refusal> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.get(&group).cloned().ok_or_else(|| Refusal::new(RefusalCode::UnknownGroup, "open the group first"))
+    }
+}
+
+/// Why a stream ends before its time.
+#[derive(Debug)]
+enum End {
+    /// It is refused: the agent is told.
+    Refused(Refusal),
+    /// The agent is gone: there is nobody to tell.
+    Gone,
+}
+
+impl From<Refusal> for End {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Error> for End {
+    fn from(error: Error) -> Self {
+        match error.kind() {
+            ErrorKind::Corrupt => Self::Refused(Refusal::new(RefusalCode::Malformed, error.to_string())),
+            _ => Self::Gone,
+        }
+    }
+}
+
+/// A frame as it came, checked.
+fn check(bytes: bytes::Bytes) -> Result<Frame, Refusal> {
+    Ok(Frame::check(bytes)?)
+}
+
+fn out_of_place(message: &Message) -> End {
+    state::out_of_place(message).into()
+}
+
+fn wire_base(head: log::BaseHead) -> wire::BaseHead {
+    let log::BaseHead { frame, chain } = head;
+    wire::BaseHead { frame, chain }
+}

@@ -11,8 +11,8 @@
 
 use journal::codec::{Body, EpochBegin, FrameHeader, FrameKind};
 use journal::frame::Frame;
-use journal::types::{ChainHead, FrameNo, GroupId, ResyncId, Seq};
-use journal::wire::{BaseHead, Head, Message, Refusal, RefusalCode};
+use journal::types::{ChainHead, FrameNo, GroupId, Head, ResyncId, Seq};
+use journal::wire::{BaseHead, Message, Refusal, RefusalCode};
 
 /// What a stream is for, as its first message says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,12 +96,12 @@ impl LiveOrder {
 pub struct BaseOrder {
     group: GroupId,
     resync: ResyncId,
-    head: BaseHead,
+    head: Option<BaseHead>,
 }
 
 impl BaseOrder {
     /// Goes on from `head`.
-    pub fn new(group: GroupId, resync: ResyncId, head: BaseHead) -> Self {
+    pub fn new(group: GroupId, resync: ResyncId, head: Option<BaseHead>) -> Self {
         Self { group, resync, head }
     }
 
@@ -113,9 +113,10 @@ impl BaseOrder {
             _ => return Err(malformed("a frame that is none of this base")),
         }
         check_group(header, self.group)?;
-        let admitted = admit(header, self.head.frame, self.head.chain, frame.head())?;
+        let (last, chain) = (self.head.map(|head| head.frame), self.head.map_or(ChainHead::START, |head| head.chain));
+        let admitted = admit(header, last, chain, frame.head())?;
         if admitted == Admit::Next {
-            self.head = BaseHead { frame: Some(header.number), chain: frame.head() };
+            self.head = Some(BaseHead { frame: header.number, chain: frame.head() });
         }
         Ok(admitted)
     }
@@ -245,10 +246,9 @@ mod tests {
             },
         );
         refused(&mut LiveOrder::new(GROUP, None), &base, RefusalCode::Malformed);
-        let start = BaseHead { frame: None, chain: ChainHead::START };
-        let mut other = BaseOrder::new(GROUP, ResyncId([3; 16]), start);
+        let mut other = BaseOrder::new(GROUP, ResyncId([3; 16]), None);
         assert_eq!(other.admit(&base).map_err(|refusal| refusal.code), Err(RefusalCode::Malformed));
-        let mut ours = BaseOrder::new(GROUP, RESYNC, start);
+        let mut ours = BaseOrder::new(GROUP, RESYNC, None);
         assert_eq!(ours.admit(&base), Ok(Admit::Next));
         assert_eq!(ours.admit(&base), Ok(Admit::Again));
     }

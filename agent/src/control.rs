@@ -1,0 +1,202 @@
+//! Answers on the agent's socket: HTTP and JSON, one handler a verb.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use jiff::Timestamp;
+use journal::types::{Seq, WallTime};
+use journal::wire::{AgentState, Pin};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::capture::{Clock, SystemClock};
+use crate::run::Group;
+use crate::source::Storage;
+use crate::{Error, ErrorKind, Result};
+
+/// More than this of changes that are not durable is `behind`, in seconds.
+const BEHIND: f64 = 1.0;
+
+/// The listening socket. Stopped, its file is gone.
+#[derive(Debug)]
+pub(crate) struct Control {
+    path: PathBuf,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<io::Result<()>>,
+}
+
+#[derive(Clone)]
+struct Answers {
+    groups: Vec<Arc<Group>>,
+    receiver: Pin,
+}
+
+#[derive(Deserialize)]
+struct Which {
+    group: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct MarkRequest {
+    group: String,
+    name: String,
+    lock_seconds: Option<u64>,
+}
+
+impl Control {
+    /// Listens on `path`. The file of an agent that was killed is replaced; one that is answered on is another's.
+    pub(crate) async fn start(path: &Path, receiver: Pin, groups: Vec<Arc<Group>>) -> Result<Self> {
+        let at = |error: io::Error| Error::from(error).with_path(path);
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(Error::locked("another agent answers there").with_path(path));
+        }
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(error)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(at)?;
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).map_err(at)?;
+        let routes = Router::new().route("/v1/status", get(status)).route("/v1/mark", post(mark));
+        let routes = routes.with_state(Answers { groups, receiver });
+        let (stop, stopped) = oneshot::channel::<()>();
+        let serving = axum::serve(listener, routes).with_graceful_shutdown(async { drop(stopped.await) });
+        Ok(Self { path: path.to_owned(), stop, task: tokio::spawn(async { serving.await }) })
+    }
+
+    /// Answers nobody any more.
+    pub(crate) async fn stop(self) {
+        // A client that keeps its connection open is not waited for.
+        drop(self.stop);
+        self.task.abort();
+        let _ = self.task.await;
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn status(State(answers): State<Answers>, Query(which): Query<Which>) -> Response {
+    let wanted = answers.groups.iter().filter(|group| which.group.as_deref().is_none_or(|name| name == group.name()));
+    let groups: Vec<Value> = wanted.map(|group| described(group, answers.receiver)).collect();
+    match which.group {
+        Some(name) if groups.is_empty() => refused(no_group(&name)),
+        _ => Json(json!({"schema": 1, "groups": groups})).into_response(),
+    }
+}
+
+/// A group as the agent knows it; what only the receiver knows is null.
+fn described(group: &Group, receiver: Pin) -> Value {
+    let link = group.link().borrow().clone();
+    let (state, why) = group.condition();
+    let spool = group.spool_status();
+    let age =
+        spool.as_ref().and_then(|spool| spool.oldest).map_or(0.0, |time| SystemClock.wall().since(time).seconds());
+    let shown = match state {
+        AgentState::Halted => "halted",
+        _ if !link.connected => "stopped",
+        AgentState::Seeding => "seeding",
+        AgentState::Resync => "resync",
+        AgentState::Tracking => "tracking",
+        AgentState::Spooling => "spooling",
+        AgentState::Running if age > BEHIND => "behind",
+        AgentState::Running => "live",
+    };
+    let why = match (why.as_str(), &link.refused) {
+        ("", Some(refusal)) => Some(refusal.to_string()),
+        ("", None) if !link.connected => Some("no session with the receiver".to_owned()),
+        ("", None) => None,
+        _ => Some(why),
+    };
+    let seq = |seq: Option<Seq>| seq.map(Seq::number);
+    let durable = seq(link.durable.map(|head| head.seq));
+    let volumes: Vec<Value> = group
+        .volumes()
+        .iter()
+        .map(|volume| {
+            let size = volume.source.size().bytes();
+            json!({"name": volume.name, "size_bytes": size, "tracker": "tap", "image": null})
+        })
+        .collect();
+    json!({
+        "name": group.name(),
+        "state": shown,
+        "rpo_seconds": link.connected.then_some(age),
+        "lag": {"p50_seconds": null, "p99_seconds": null, "max_seconds": null},
+        "captured": spool.as_ref().and_then(|spool| seq(spool.captured.0)),
+        "receivers": [{"id": receiver.to_string(), "sent": null, "received": null, "durable": durable, "applied": null}],
+        "why": why,
+        "window": {"from": null, "to": null},
+        "spool": {"bytes": spool.as_ref().map(|spool| spool.bytes), "limit_bytes": spool.as_ref().map(|spool| spool.limit_bytes)},
+        "store_bytes": null,
+        "volumes": volumes,
+        "gaps_total": null,
+        "last_verified": null,
+    })
+}
+
+async fn mark(State(answers): State<Answers>, Json(asked): Json<MarkRequest>) -> Response {
+    let Some(group) = answers.groups.iter().find(|group| group.name() == asked.group) else {
+        return refused(no_group(&asked.group));
+    };
+    match make_mark(Arc::clone(group), asked).await {
+        Ok(document) => Json(document).into_response(),
+        Err(error) => refused(error),
+    }
+}
+
+/// Records the mark and waits until it is durable.
+async fn make_mark(group: Arc<Group>, asked: MarkRequest) -> Result<Value> {
+    let gone = || Error::unavailable("the receiver is not connected");
+    let mut link = group.link();
+    if !link.borrow().connected {
+        return Err(gone());
+    }
+    let MarkRequest { name, lock_seconds, .. } = asked;
+    let locked =
+        lock_seconds.map(|seconds| WallTime(SystemClock.wall().0.saturating_add(seconds.saturating_mul(1_000_000))));
+    let (marking, label) = (Arc::clone(&group), name.clone());
+    let marked = spawn_blocking(move || {
+        let seq = marking.mark(&label, locked)?;
+        Ok::<_, Error>((seq, marking.time_of(seq)?))
+    });
+    let (seq, time) = marked.await.map_err(|error| Error::unavailable("a thread failed").with_source(error))??;
+    let reached = link.wait_for(|link| !link.connected || link.durable.is_some_and(|head| head.seq >= seq)).await;
+    match reached {
+        Ok(link) if link.durable.is_some_and(|head| head.seq >= seq) => {}
+        _ => return Err(gone().context("the mark is made, but not known to be durable")),
+    }
+    let time = time.map(rfc3339);
+    Ok(json!({"schema": 1, "point": {"seq": seq.number(), "time": time, "class": "write", "mark": name}}))
+}
+
+/// As `docs` of the command line say: UTC, microseconds.
+fn rfc3339(time: WallTime) -> String {
+    let at = i64::try_from(time.0).ok().and_then(|micros| Timestamp::from_microsecond(micros).ok());
+    at.map_or_else(|| time.to_string(), |at| format!("{at:.6}"))
+}
+
+fn no_group(name: &str) -> Error {
+    Error::not_found(format!("this agent protects no group {name}"))
+}
+
+/// The error document, with the code and exit code of its kind.
+fn refused(error: Error) -> Response {
+    let (code, exit, status) = match error.kind() {
+        ErrorKind::NotFound => ("E1001", 10, StatusCode::NOT_FOUND),
+        ErrorKind::Locked | ErrorKind::Fenced => ("E1101", 11, StatusCode::CONFLICT),
+        ErrorKind::Unavailable => ("E1601", 16, StatusCode::SERVICE_UNAVAILABLE),
+        ErrorKind::NoSpace => ("E1701", 17, StatusCode::INSUFFICIENT_STORAGE),
+        ErrorKind::Invalid => ("E0201", 2, StatusCode::BAD_REQUEST),
+        _ => ("E0101", 1, StatusCode::INTERNAL_SERVER_ERROR),
+    };
+    let document = json!({"type": "error", "code": code, "exit": exit, "message": error.to_string()});
+    (status, Json(document)).into_response()
+}

@@ -1,0 +1,181 @@
+//! Runs the agent: all threads, tasks and channels are started here, and end here, in order.
+//!
+//! ```text
+//!  start: groups (sources, spool, epoch) ─▶ taps ─▶ control socket ─▶ sender ─▶ "ready"
+//!  stop:  taps ─▶ capture ─▶ what is left is sent, for a while ─▶ spools, proofs of the sources
+//! ```
+
+mod begin;
+mod group;
+mod switch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nbd::{Address, RemoteClients, Running, Server};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+pub use begin::GroupOptions;
+pub(crate) use group::{Condition, Group};
+
+use crate::control::Control;
+use crate::join;
+use crate::sender;
+use crate::{Error, Result};
+
+/// How long what is left may take to be sent when the agent stops. With what ends after it, less than 10 s.
+const GOODBYE: Duration = Duration::from_secs(5);
+/// How often it is remembered how far the receiver is: only so that its losses are noticed.
+const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// What to protect, and how.
+#[derive(Clone, Debug)]
+pub struct ProtectOptions {
+    /// The agent's directory.
+    pub state_dir: PathBuf,
+    /// The groups.
+    pub groups: Vec<GroupOptions>,
+    /// Where all volumes are served; `None`: each on `STATE/VOLUME.sock`.
+    pub nbd: Option<Address>,
+    /// Whether clients on other machines may connect.
+    pub remote: RemoteClients,
+    /// Where the agent answers; `None`: on `STATE/agent.sock`.
+    pub socket: Option<PathBuf>,
+}
+
+/// What a watcher of the process is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+pub enum Event {
+    /// The taps accept clients, and what they write is captured.
+    Ready {
+        /// What is served where.
+        volumes: Vec<Served>,
+        /// Where the agent answers.
+        socket: PathBuf,
+    },
+    /// It has stopped.
+    Stopped,
+}
+
+/// A volume that is served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Served {
+    /// Its group.
+    pub group: String,
+    /// Its name, which is the export's too.
+    pub volume: String,
+    /// `unix:PATH` or `HOST:PORT`.
+    pub nbd: String,
+}
+
+/// Protects the groups until `shutdown` is done, then stops cleanly. Needs a tokio runtime; one worker thread is enough.
+///
+/// # Errors
+/// What keeps it from starting, and a receiver that refuses for good before it ever took a group. Later refusals do not end it: the
+/// clients of the taps have no other way to their volumes.
+pub async fn protect(
+    options: ProtectOptions,
+    events: impl Fn(Event),
+    shutdown: impl Future<Output = ()>,
+) -> Result<()> {
+    let peer = join::peer(&options.state_dir)?;
+    let identity = join::identity(&options.state_dir)?;
+    let (options, groups) = blocking(move || {
+        let groups = options.groups.iter().map(|group| Group::start(&options.state_dir, group).map(Arc::new));
+        let groups: Vec<_> = groups.collect::<Result<_>>()?;
+        Ok((options, groups))
+    })
+    .await?;
+    let (taps, volumes) = serve(&options, &groups)?;
+    let socket = options.socket.unwrap_or_else(|| options.state_dir.join("agent.sock"));
+    let control = Control::start(&socket, peer.pin, groups.clone()).await?;
+    let (stop, stopping) = watch::channel(false);
+    let mut sender = tokio::spawn(sender::run(identity, peer, groups.clone(), stopping));
+    let saver = tokio::spawn(save(groups.clone()));
+    events(Event::Ready { volumes, socket });
+
+    let refused = tokio::select! {
+        () = shutdown => None,
+        error = refused_at_start(&mut sender, &groups) => Some(error),
+    };
+    // Clients are let go before capture ends: whatever they were answered is captured.
+    blocking(move || {
+        drop(taps);
+        Ok(())
+    })
+    .await?;
+    groups.iter().for_each(|group| group.close());
+    // It fails only if the sender has ended.
+    let _ = stop.send(true);
+    let connected = groups.iter().any(|group| group.link().borrow().connected);
+    if !connected || timeout(GOODBYE, &mut sender).await.is_err() {
+        sender.abort();
+    }
+    saver.abort();
+    control.stop().await;
+    blocking(move || groups.iter().try_for_each(|group| group.finish())).await?;
+    events(Event::Stopped);
+    refused.map_or(Ok(()), Err)
+}
+
+/// Ends only when the sender was refused for good, and nothing was ever sent.
+async fn refused_at_start(sender: &mut JoinHandle<Result<()>>, groups: &[Arc<Group>]) -> Error {
+    let ended = sender.await;
+    let error = match ended {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(error),
+        Err(error) => Some(Error::unavailable("the sender failed").with_source(error)),
+    };
+    match error {
+        Some(error) if !groups.iter().any(|group| group.was_connected()) => error,
+        _ => std::future::pending().await,
+    }
+}
+
+/// Opens the taps. Volumes with one address share a server.
+fn serve(options: &ProtectOptions, groups: &[Arc<Group>]) -> Result<(Vec<Running>, Vec<Served>)> {
+    let mut servers: Vec<(Address, Vec<_>)> = Vec::new();
+    let mut volumes = Vec::new();
+    for (group, volume) in groups.iter().flat_map(|group| group.volumes().iter().map(move |volume| (group, volume))) {
+        let own = || Address::Unix(options.state_dir.join(format!("{}.sock", volume.name)));
+        let address = options.nbd.clone().unwrap_or_else(own);
+        let export = (volume.name.clone(), switch::export(&volume.switch));
+        volumes.push((group.name().to_owned(), volume.name.clone(), address.clone()));
+        match servers.iter_mut().find(|(known, _)| *known == address) {
+            Some((_, exports)) => exports.push(export),
+            None => servers.push((address, vec![export])),
+        }
+    }
+    let mut taps = Vec::new();
+    for (address, exports) in servers {
+        let failed = |error: nbd::BindError| Error::invalid(error.to_string());
+        let server = Server::bind(&address, exports, options.remote).map_err(failed)?;
+        let bound = server.address().clone();
+        volumes.iter_mut().filter(|(.., at)| *at == address).for_each(|(.., at)| *at = bound.clone());
+        taps.push(server.start()?);
+    }
+    let served = volumes.into_iter().map(|(group, volume, nbd)| Served { group, volume, nbd: nbd.to_string() });
+    Ok((taps, served.collect()))
+}
+
+async fn save(groups: Vec<Arc<Group>>) {
+    let mut due = interval(SAVE_EVERY);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        due.tick().await;
+        let groups = groups.clone();
+        if let Err(error) = blocking(move || groups.iter().try_for_each(|group| group.save_durable())).await {
+            tracing::error!(?error, "the state cannot be written");
+        }
+    }
+}
+
+/// Runs what reads and writes files on a thread that may wait.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    spawn_blocking(work).await.map_err(|error| Error::unavailable("a thread failed").with_source(error))?
+}

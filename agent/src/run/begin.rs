@@ -1,0 +1,257 @@
+//! How a run on a group begins, begins anew at another head, and ends.
+//!
+//! ```text
+//!  open sources ─▶ proof of the last stop? ─▶ plan ─▶ spool ─▶ "interrupted" durable ─▶ epoch, gap ─▶ taps
+//! ```
+//!
+//! **Invariant:** what a clean stop proved is forgotten durably before a tap accepts anything.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+
+use journal::codec::{Body, Gap, GapReason, VolumeAdd};
+use journal::types::{BootId, ChainHead, EpochId, GroupId, Head, Sectors, VolumeNo, VolumeUuid};
+use journal::wire::RebaseReason;
+use tokio::sync::{Notify, watch};
+
+use super::group::{Group, Link, Run, Stage, Volume};
+use super::switch::Switch;
+use crate::base::{BaseVolume, Known};
+use crate::capture::{Capture, SystemClock, boot_id};
+use crate::source::{Source, Storage, refuse_inside};
+use crate::spool::{Epoch, Found, Spool};
+use crate::state::{self, Action, Facts, GroupState, Groups, OpenedEpoch, Plan, plan};
+use crate::tap::Tap;
+use crate::{Error, Result};
+
+/// What a group is made of.
+#[derive(Clone, Debug)]
+pub struct GroupOptions {
+    /// What it is called.
+    pub name: String,
+    /// Its volumes: name, and file or block device.
+    pub volumes: Vec<(String, PathBuf)>,
+    /// Bytes its spool may take.
+    pub spool_limit_bytes: u64,
+}
+
+/// What is the same for all runs of a group in one process.
+struct Parts<'a> {
+    id: GroupId,
+    boot: BootId,
+    spool_limit_bytes: u64,
+    wake: &'a Arc<Notify>,
+}
+
+/// A volume and what has to be said and read of it.
+struct Subject<'a> {
+    number: VolumeNo,
+    uuid: VolumeUuid,
+    name: &'a str,
+    source: &'a Source,
+    action: Action,
+}
+
+impl Group {
+    /// Takes the group, opens its sources, and begins to capture; what its exports are given is captured from then on.
+    pub(super) fn start(state_dir: &Path, options: &GroupOptions) -> Result<Self> {
+        let mut state = Groups::open(state_dir)?.claim(&options.name, link::random)?;
+        let mut sources = Vec::new();
+        for (name, path) in &options.volumes {
+            let source = Source::open(path).map_err(|error| error.context(format!("volume {name}")))?;
+            refuse_inside(state_dir, &source)?;
+            sources.push(source);
+        }
+        let facts = facts(state.state(), &options.volumes, &sources)?;
+        let plan = plan(state.state(), &facts)?;
+        let found = Found::open(&state.spool_dir(), state.state().id, link::random)?;
+        let parent = parent(state.state(), found.head);
+        let (id, boot, wake) = (state.state().id, boot_id()?, Arc::new(Notify::new()));
+        let names = options.volumes.iter().map(|(name, _)| name.as_str());
+        let subjects = subjects(state.state(), &plan, names, &sources);
+        let parts = Parts { id, boot, spool_limit_bytes: options.spool_limit_bytes, wake: &wake };
+        let volumes = remembered(&subjects);
+        let run = begin(&parts, &mut state, found, parent, volumes, &subjects, (&plan.removed, plan.gap.as_ref()))?;
+        let described: Vec<_> = subjects.iter().map(|it| (it.number, it.uuid, it.name.to_owned())).collect();
+        let volumes = described.into_iter().zip(sources).map(|((number, uuid, name), source)| {
+            let source = Arc::new(source);
+            let tap = Tap::new(number, source.clone(), Arc::clone(&run.capture));
+            Volume { number, uuid, name, source, switch: Arc::new(Switch::new(tap)) }
+        });
+        Ok(Self {
+            id,
+            name: options.name.clone(),
+            boot,
+            spool_limit_bytes: options.spool_limit_bytes,
+            volumes: volumes.collect(),
+            state: Mutex::new(state),
+            run: RwLock::new(run),
+            was_connected: AtomicBool::new(false),
+            wake,
+            base_changed: Notify::new(),
+            link: watch::Sender::new(Link::default()),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// Begins anew at the receiver's head: what is in the spool is given up, and everything is compared.
+    pub(crate) fn rebase(&self, parent: Option<Head>, reason: RebaseReason) -> Result<()> {
+        // 1. Nobody writes in between: a change is in the old run, or in the new one.
+        let mut paused: Vec<_> = self.volumes.iter().map(|volume| volume.switch.pause()).collect();
+        let mut run = self.write();
+        // 2. The old run ends. What it captured is on the sources.
+        run.stage = Stage::Sealed;
+        run.spool = None;
+        // 3. The new one begins.
+        let mut state = self.state();
+        let found = Found::open(&state.spool_dir(), self.id, link::random)?;
+        let action = if parent.is_some() { Action::Compare } else { Action::FirstCopy };
+        let subjects: Vec<Subject<'_>> = self.volumes.iter().map(|volume| Subject::of(volume, action)).collect();
+        let parts = Parts { id: self.id, boot: self.boot, spool_limit_bytes: self.spool_limit_bytes, wake: &self.wake };
+        let text = match reason {
+            RebaseReason::Ahead => "the receiver has more than this agent remembers",
+            RebaseReason::Behind => "the receiver has less than it had called durable",
+        };
+        let gap = Gap { reason: GapReason::UncleanStart, text: text.to_owned() };
+        let volumes = remembered(&subjects);
+        *run = begin(&parts, &mut state, found, parent, volumes, &subjects, (&[], Some(&gap)))?;
+        for (volume, tap) in self.volumes.iter().zip(&mut paused) {
+            **tap = Tap::new(volume.number, volume.source.clone(), Arc::clone(&run.capture));
+        }
+        self.base_changed.notify_one();
+        Ok(())
+    }
+
+    /// Captures no more: what was captured is sent while there is time.
+    pub(super) fn close(&self) {
+        self.read().capture.close();
+        self.stopping.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    /// Ends the run. If all of it is in the spool and on the sources, that is proven and remembered.
+    pub(super) fn finish(&self) -> Result<()> {
+        self.save_durable()?;
+        let mut run = self.write();
+        let is_whole = matches!(run.stage, Stage::Sealed);
+        run.stage = Stage::Sealed;
+        let Some(spool) = run.spool.take() else { return Ok(()) };
+        let ending = spool.stop()?;
+        let (true, true, Some(head)) = (is_whole, ending.complete, ending.head) else { return Ok(()) };
+        let mut proofs = BTreeMap::new();
+        for volume in &self.volumes {
+            if let Err(error) = volume.source.sync() {
+                tracing::error!(volume = volume.name, %error, "the source cannot be flushed: it will be compared");
+                continue;
+            }
+            if let Some(proof) = volume.source.proof()? {
+                proofs.insert(volume.number, proof);
+            }
+        }
+        self.state().note_stopped(head, proofs)
+    }
+}
+
+impl<'a> Subject<'a> {
+    fn of(volume: &'a Volume, action: Action) -> Self {
+        Self { number: volume.number, uuid: volume.uuid, name: &volume.name, source: &volume.source, action }
+    }
+}
+
+/// The volumes as they are found.
+fn facts(state: &GroupState, volumes: &[(String, PathBuf)], sources: &[Source]) -> Result<Vec<Facts>> {
+    let facts = volumes.iter().zip(sources).map(|((name, path), source)| {
+        let known = state.volumes.iter().find(|(_, volume)| volume.name == *name);
+        let proof = known.and_then(|(number, _)| state.stopped.as_ref()?.proofs.get(number));
+        let unchanged = proof.map(|proof| source.is_unchanged_since(proof)).transpose()?;
+        Ok(Facts { name: name.clone(), path: path.clone(), size: source.size(), unchanged })
+    });
+    facts.collect()
+}
+
+/// The end of the order as far as this agent knows. After a power cut the spool may have less than was acknowledged.
+fn parent(state: &GroupState, spooled: Option<Head>) -> Option<Head> {
+    let stopped = state.stopped.as_ref().map(|stopped| stopped.head);
+    [spooled, state.durable, stopped].into_iter().flatten().max_by_key(|head| head.seq)
+}
+
+fn subjects<'a>(
+    state: &GroupState,
+    plan: &Plan,
+    names: impl Iterator<Item = &'a str>,
+    sources: &'a [Source],
+) -> Vec<Subject<'a>> {
+    let planned = plan.volumes.iter().zip(names).zip(sources);
+    let subjects = planned.map(|((planned, name), source)| {
+        let known = state.volumes.get(&planned.number).map(|volume| volume.uuid);
+        let uuid = known.unwrap_or_else(|| VolumeUuid(link::random()));
+        Subject { number: planned.number, uuid, name, source, action: planned.action }
+    });
+    subjects.collect()
+}
+
+fn remembered(subjects: &[Subject<'_>]) -> BTreeMap<VolumeNo, state::Volume> {
+    let volumes = subjects.iter().map(|it| {
+        let (path, size): (PathBuf, Sectors) = (it.source.path().to_owned(), it.source.size());
+        (it.number, state::Volume { uuid: it.uuid, name: it.name.to_owned(), path, size })
+    });
+    volumes.collect()
+}
+
+/// Opens an epoch and records what is to be known from its beginning.
+fn begin(
+    parts: &Parts<'_>,
+    state: &mut state::Group,
+    found: Found,
+    parent: Option<Head>,
+    volumes: BTreeMap<VolumeNo, state::Volume>,
+    subjects: &[Subject<'_>],
+    (removed, gap): (&[VolumeNo], Option<&Gap>),
+) -> Result<Run> {
+    let epoch = EpochId::new(link::random()).ok_or_else(|| Error::unavailable("no random identity"))?;
+    let chain = parent.map_or(ChainHead::START, |head| head.chain);
+    let (before, seq) = (parent.map(|head| head.epoch), parent.map(|head| head.seq));
+    state.begin(OpenedEpoch { id: epoch, parent: before, seq, chain }, volumes)?;
+    let wake = Arc::clone(parts.wake);
+    let opened = Epoch { group: parts.id, id: epoch, boot: parts.boot, parent, limit_bytes: parts.spool_limit_bytes };
+    let on_new = Box::new(move || wake.notify_one());
+    let (spool, capture) = Spool::begin(found, &opened, Arc::new(SystemClock), on_new)?;
+    declare(&capture, subjects, removed, gap);
+    let wanted = wanted(subjects, parent);
+    let stage = if wanted.is_empty() { Stage::Sealed } else { Stage::Wanted(wanted) };
+    Ok(Run { epoch, parent, spool: Some(spool), capture, stage })
+}
+
+/// The gap first: nothing in between is a point. A volume that is compared is said anew, for the run that said it may have been
+/// lost with the machine's power.
+fn declare(capture: &Capture, subjects: &[Subject<'_>], removed: &[VolumeNo], gap: Option<&Gap>) {
+    let records = gap.cloned().map(Body::Gap).into_iter();
+    let gone = removed.iter().map(|&volume| Body::VolumeRemove { volume });
+    let said = subjects.iter().flat_map(|it| {
+        let volume = it.number;
+        let add = VolumeAdd { uuid: it.uuid, name: it.name.to_owned() };
+        let add = Body::VolumeAdd { volume, size: it.source.size(), add };
+        match it.action {
+            Action::Continue => vec![],
+            Action::FirstCopy => vec![add],
+            Action::Compare => vec![Body::VolumeRemove { volume }, add],
+        }
+    });
+    records.chain(gone).chain(said).for_each(|body| {
+        capture.record(body);
+    });
+}
+
+fn wanted(subjects: &[Subject<'_>], parent: Option<Head>) -> Vec<BaseVolume> {
+    let read = subjects.iter().filter(|it| it.action != Action::Continue);
+    let wanted = read.map(|it| BaseVolume {
+        number: it.number,
+        path: it.source.handle_path(),
+        size: it.source.size(),
+        // Without an order before this epoch there is nothing to compare with.
+        known: if it.action == Action::Compare && parent.is_some() { Known::Compare } else { Known::Nothing },
+    });
+    wanted.collect()
+}

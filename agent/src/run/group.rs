@@ -1,0 +1,396 @@
+//! One group that is being protected, as the sender, the control socket and the end of the process see it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use journal::codec::{Body, FrameKind, GapReason, Sealed};
+use journal::frame::Frame;
+use journal::types::{BootId, Durable, EpochId, FrameNo, GroupId, Head, ResyncId, Seq, VolumeNo, VolumeUuid, WallTime};
+use journal::wire::{AgentState, Facts, OwnEpoch, Progress, Refusal, Report, TrackerKind, VolumeReport};
+use tokio::sync::{Notify, watch};
+
+use super::switch::Switch;
+use crate::base::{BaseSpec, BaseVolume, Known};
+use crate::capture::{Capture, CaptureState, Clock, SystemClock};
+use crate::sender::Base;
+use crate::sender::state::{Next, Stream};
+use crate::source::Source;
+use crate::spool::{Spool, SpoolStatus};
+use crate::state;
+use crate::{Error, ErrorKind, Result};
+
+/// Changes that wait for longer than this to be durable make a group that lags one that spools, in microseconds.
+const SPOOLING: u64 = 5_000_000;
+/// How long the first frame of an epoch may take to be spooled.
+const FIRST_FRAME: Duration = Duration::from_secs(10);
+
+/// A group, its sources, and the run that captures them.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(super) id: GroupId,
+    pub(super) name: String,
+    pub(super) boot: BootId,
+    pub(super) spool_limit_bytes: u64,
+    pub(super) volumes: Vec<Volume>,
+    pub(super) state: Mutex<state::Group>,
+    pub(super) run: RwLock<Run>,
+    /// The receiver has taken it in this process.
+    pub(super) was_connected: AtomicBool,
+    /// Something is to be sent, or to be looked at by who sends.
+    pub(super) wake: Arc<Notify>,
+    pub(super) base_changed: Notify,
+    pub(super) link: watch::Sender<Link>,
+    pub(super) stopping: AtomicBool,
+}
+
+/// A volume and its export.
+#[derive(Debug)]
+pub(crate) struct Volume {
+    pub(crate) number: VolumeNo,
+    pub(super) uuid: VolumeUuid,
+    pub(crate) name: String,
+    pub(crate) source: Arc<Source>,
+    pub(super) switch: Arc<Switch>,
+}
+
+/// What a rebase replaces.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) epoch: EpochId,
+    pub(super) parent: Option<Head>,
+    /// `None`: a rebase failed, or all is over.
+    pub(super) spool: Option<Spool>,
+    pub(super) capture: Arc<Capture>,
+    pub(super) stage: Stage,
+}
+
+/// How far the base of this run is.
+#[derive(Debug)]
+pub(super) enum Stage {
+    /// There is none to be sent, or it is sealed.
+    Sealed,
+    /// These have to be read.
+    Wanted(Vec<BaseVolume>),
+    /// They are being read.
+    Sending(Arc<Base>, Vec<BaseVolume>),
+}
+
+/// What is known of the receiver.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Link {
+    /// The group is open there.
+    pub(crate) connected: bool,
+    /// The end of what it has durably.
+    pub(crate) durable: Option<Head>,
+    /// Why it is not open.
+    pub(crate) refused: Option<Refusal>,
+}
+
+/// What a group does, and why.
+pub(crate) type Condition = (AgentState, String);
+
+impl Group {
+    pub(crate) fn id(&self) -> GroupId {
+        self.id
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn volumes(&self) -> &[Volume] {
+        &self.volumes
+    }
+
+    /// What is known of the receiver, and every change of that.
+    pub(crate) fn link(&self) -> watch::Receiver<Link> {
+        self.link.subscribe()
+    }
+
+    /// The frame after `seq`, if there is one.
+    pub(crate) fn next_after(&self, seq: Option<Seq>) -> Result<Option<Frame>> {
+        self.spool(|spool| spool.next_after(seq))?
+    }
+
+    /// Decides how to go on with a receiver that is at `receiver`. Reads the spool.
+    pub(crate) fn on_opened(&self, receiver: Option<Head>, stream: &mut Stream) -> Result<Next> {
+        let run = self.read();
+        let spool = run.spool.as_ref().ok_or_else(no_spool)?;
+        let parent = run.parent.map(|head| head.seq);
+        // An epoch counts from its first frame on.
+        if spool.wait_after(parent, FIRST_FRAME)?.is_none() {
+            return Err(Error::unavailable("the spool takes nothing"));
+        }
+        let head = last_head(spool)?;
+        let (found, dropped) = held(spool, receiver, head)?;
+        let state = self.state();
+        let epochs: Vec<OwnEpoch> = state.state().epochs.iter().map(own_epoch).collect();
+        let acked = self.link.borrow().durable.max_by_seq(state.state().durable);
+        // On which side of the receiver's head the tail lies is all that is asked of it.
+        let tail = if dropped { head } else { None };
+        Ok(stream.opened(&Facts { epochs: &epochs, tail, head, acked, receiver, found }))
+    }
+
+    /// The group is open at the receiver, which has all up to `durable`.
+    pub(crate) fn connected(&self, durable: Option<Head>) {
+        self.link.send_modify(|link| *link = Link { connected: true, durable, refused: None });
+        self.was_connected.store(true, Ordering::Relaxed);
+        self.acked(durable);
+    }
+
+    /// Whether the receiver has taken it at all, in this process.
+    pub(crate) fn was_connected(&self) -> bool {
+        self.was_connected.load(Ordering::Relaxed)
+    }
+
+    /// The receiver has all up to `durable`.
+    pub(crate) fn acknowledged(&self, durable: Head) {
+        self.link.send_modify(|link| link.durable = Some(durable));
+        self.acked(Some(durable));
+    }
+
+    fn acked(&self, durable: Option<Head>) {
+        if let Some(head) = durable {
+            // Without a spool there is nothing to let go of.
+            let _ = self.spool(|spool| spool.acked(Durable(head.seq)));
+        }
+    }
+
+    /// It is not open any more.
+    pub(crate) fn disconnected(&self) {
+        self.link.send_if_modified(|link| std::mem::take(&mut link.connected));
+    }
+
+    /// The receiver does not take it.
+    pub(crate) fn refused(&self, refusal: Refusal) {
+        tracing::error!(group = self.name, %refusal, "the receiver does not take the group");
+        self.link.send_modify(|link| link.refused = Some(refusal));
+    }
+
+    /// Waits until the receiver has all up to `seq`.
+    pub(crate) async fn durable_to(&self, seq: Seq) {
+        // The sender of the watch is in `self`.
+        let _ = self.link().wait_for(|link| link.durable.is_some_and(|head| head.seq >= seq)).await;
+    }
+
+    /// Names this instant.
+    pub(crate) fn mark(&self, name: &str, locked_until: Option<WallTime>) -> Result<Seq> {
+        self.read().capture.mark(name, locked_until)
+    }
+
+    /// The time of a record that was spooled not long ago. Waits for it.
+    pub(crate) fn time_of(&self, seq: Seq) -> Result<Option<WallTime>> {
+        let frame = self.spool(|spool| spool.wait_after(seq.before(), FIRST_FRAME))??;
+        let Some((frame, first)) = frame.and_then(|frame| first_of(&frame).map(|first| (frame, first))) else {
+            return Ok(None);
+        };
+        let index = usize::try_from(seq.number().saturating_sub(first.number())).unwrap_or(usize::MAX);
+        Ok(frame.records().nth(index).map(|record| record.time))
+    }
+
+    /// Waits for something to be looked at.
+    pub(crate) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Lets whoever waits look.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Whether the agent is to send what it has and say goodbye.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Whether all that was captured is spooled, and durable there.
+    pub(crate) fn is_drained(&self, durable: Option<Seq>) -> bool {
+        self.spool_status().is_some_and(|spool| spool.captured.0 == spool.spooled && spool.spooled <= durable)
+    }
+
+    /// Numbers of the spool.
+    pub(crate) fn spool_status(&self) -> Option<SpoolStatus> {
+        self.spool(Spool::status).ok()
+    }
+
+    /// What it does, and why.
+    pub(crate) fn condition(&self) -> Condition {
+        let run = self.read();
+        if let CaptureState::Halted { why, .. } = run.capture.state() {
+            return (AgentState::Halted, why);
+        }
+        let Some(spool) = run.spool.as_ref().map(Spool::status) else {
+            return (AgentState::Halted, no_spool().to_string());
+        };
+        if let Stage::Wanted(volumes) | Stage::Sending(_, volumes) = &run.stage {
+            let first = volumes.iter().any(|volume| volume.known == Known::Nothing);
+            return (if first { AgentState::Seeding } else { AgentState::Resync }, String::new());
+        }
+        let age = spool.oldest.map_or(0, |oldest| SystemClock.wall().since(oldest).0);
+        (if age > SPOOLING { AgentState::Spooling } else { AgentState::Running }, String::new())
+    }
+
+    /// How it is, for the receiver.
+    pub(crate) fn report(&self) -> Report {
+        let (state, why) = self.condition();
+        let spool = self.spool_status();
+        let tracker = TrackerKind::Tap;
+        Report {
+            time: SystemClock.wall(),
+            state,
+            captured: spool.as_ref().and_then(|spool| spool.captured.0),
+            oldest_unsent: spool.as_ref().and_then(|spool| spool.oldest),
+            spool_bytes: spool.as_ref().map_or(0, |spool| spool.bytes),
+            spool_limit_bytes: self.spool_limit_bytes,
+            progress: self.progress(),
+            why,
+            volumes: self.volumes.iter().map(|volume| VolumeReport { volume: volume.number, tracker }).collect(),
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        match &self.read().stage {
+            Stage::Sealed => Progress::default(),
+            Stage::Wanted(volumes) => {
+                let total_bytes = volumes.iter().map(|volume| volume.size.bytes()).sum();
+                Progress { done_bytes: 0, total_bytes }
+            }
+            Stage::Sending(base, _) => {
+                let progress = base.progress();
+                Progress { done_bytes: progress.done_bytes, total_bytes: progress.total_bytes }
+            }
+        }
+    }
+
+    /// Waits until there is a base to be sent.
+    pub(crate) async fn base_wanted(&self) {
+        while matches!(self.read().stage, Stage::Sealed) {
+            self.base_changed.notified().await;
+        }
+    }
+
+    /// The base to be sent, which begins to be read if it was not; `None`: there is none.
+    pub(crate) fn base(&self, link_is_fast: bool) -> Result<Option<Arc<Base>>> {
+        let run = &mut *self.write();
+        let volumes = match &mut run.stage {
+            Stage::Sealed => return Ok(None),
+            Stage::Sending(base, _) => return Ok(Some(Arc::clone(base))),
+            Stage::Wanted(volumes) => volumes,
+        };
+        let resync = ResyncId::new(link::random()).ok_or_else(|| Error::unavailable("no random identity"))?;
+        let spec = BaseSpec { group: self.id, epoch: run.epoch, boot: self.boot, resync };
+        let compared_with = run.parent.map(|head| head.seq);
+        let capture = Arc::clone(&run.capture);
+        let base = Arc::new(Base::start(spec, volumes.clone(), compared_with, capture, link_is_fast)?);
+        run.stage = Stage::Sending(Arc::clone(&base), std::mem::take(volumes));
+        Ok(Some(base))
+    }
+
+    /// How sending a base ended: sealed, or to be started over (`None`), or to be tried again.
+    pub(crate) fn base_ended(&self, base: &Base, ended: Result<Option<Sealed>>) -> Result<()> {
+        let run = &mut *self.write();
+        let Stage::Sending(current, volumes) = &mut run.stage else { return Ok(()) };
+        if current.resync() != base.resync() {
+            return Ok(());
+        }
+        match ended {
+            Ok(Some(sealed)) => {
+                run.capture.record(Body::Sealed(sealed));
+                run.stage = Stage::Sealed;
+                Ok(())
+            }
+            Ok(None) => {
+                run.stage = Stage::Wanted(std::mem::take(volumes));
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::Io => {
+                run.capture.halt(GapReason::SourceError, &error.to_string());
+                run.stage = Stage::Sealed;
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Remembers how far the receiver is.
+    pub(super) fn save_durable(&self) -> Result<()> {
+        let durable = self.link.borrow().durable;
+        durable.map_or(Ok(()), |head| self.state().note_durable(head))
+    }
+
+    fn spool<T>(&self, look: impl FnOnce(&Spool) -> T) -> Result<T> {
+        self.read().spool.as_ref().map(look).ok_or_else(no_spool)
+    }
+
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Run> {
+        self.run.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Run> {
+        self.run.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, state::Group> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The further of two heads.
+trait Further {
+    fn max_by_seq(self, other: Self) -> Self;
+}
+
+impl Further for Option<Head> {
+    fn max_by_seq(self, other: Self) -> Self {
+        if other.map(|head| head.seq) > self.map(|head| head.seq) { other } else { self }
+    }
+}
+
+/// The end of the spool.
+fn last_head(spool: &Spool) -> Result<Option<Head>> {
+    let Some(spooled) = spool.status().spooled else { return Ok(None) };
+    Ok(spool.next_after(spooled.before())?.and_then(|frame| {
+        let header = frame.header();
+        Some(Head { epoch: header.epoch, seq: frame.last_seq()?, frame: header.number, chain: frame.head() })
+    }))
+}
+
+/// What the spool has at the receiver's head, if a frame ends there, and whether what follows it was dropped.
+fn held(spool: &Spool, receiver: Option<Head>, end: Option<Head>) -> Result<(Option<Head>, bool)> {
+    let seq = receiver.map(|head| head.seq);
+    let following = match spool.next_after(seq) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok((None, true)),
+        following => following?,
+    };
+    let Some(seq) = seq else { return Ok((None, false)) };
+    let Some(frame) = following else { return Ok((end.filter(|end| end.seq == seq), false)) };
+    if first_of(&frame) != Some(seq.after(1)) {
+        return Ok((None, false));
+    }
+    let header = frame.header();
+    let epoch = match frame.records().next().map(|record| record.body) {
+        Some(Body::EpochBegin(begin)) => begin.parent,
+        _ => Some(header.epoch),
+    };
+    let before = FrameNo::new(header.number.number() - 1);
+    Ok((epoch.zip(before).map(|(epoch, frame)| Head { epoch, seq, frame, chain: header.prev }), false))
+}
+
+fn first_of(frame: &Frame) -> Option<Seq> {
+    match frame.header().kind {
+        FrameKind::Live { first } => Some(first),
+        FrameKind::Base { .. } => None,
+    }
+}
+
+fn own_epoch(opened: &state::OpenedEpoch) -> OwnEpoch {
+    // Of a parent only the epoch and the place are ever asked; the frame's number is not remembered.
+    let parent = opened.parent.zip(opened.seq);
+    let parent = parent.map(|(epoch, seq)| Head { epoch, seq, frame: FrameNo::FIRST, chain: opened.chain });
+    OwnEpoch { id: opened.id, parent }
+}
+
+fn no_spool() -> Error {
+    Error::unavailable("capture has ended")
+}

@@ -1,0 +1,182 @@
+//! The stream of one group's order: frames and reports out, what is durable and requests for marks in.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use journal::error::{Error, Result};
+use journal::wire::{Message, Refusal, RefusalCode};
+use link::{MessageReader, MessageWriter};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::state::{Next, REPORT_EVERY, Stream};
+use crate::run::Group;
+
+/// Answers to requests for marks that may wait to be sent.
+const ANSWERS: usize = 64;
+
+/// The open stream of a group.
+pub(super) struct Live {
+    group: Arc<Group>,
+    shared: Mutex<Shared>,
+}
+
+/// What reading and writing share; both are in one task.
+struct Shared {
+    stream: Stream,
+    answers: VecDeque<Message>,
+}
+
+impl Live {
+    /// Opens the group at the receiver and decides how to go on from its head.
+    pub(super) async fn open(
+        group: Arc<Group>,
+        writer: &mut MessageWriter,
+        reader: &mut MessageReader,
+    ) -> Result<Self> {
+        writer.send(&Message::OpenGroup { group: group.id(), name: group.name().to_owned() }).await?;
+        let receiver = match next(reader).await? {
+            Message::Opened(head) => head,
+            other => return Err(unexpected(other)),
+        };
+        let mut stream = Stream::default();
+        stream.connected();
+        let deciding = Arc::clone(&group);
+        let opened = tokio::task::spawn_blocking(move || {
+            let next = deciding.on_opened(receiver, &mut stream)?;
+            if let Next::Rebase { parent, reason } = next {
+                deciding.rebase(parent, reason)?;
+                stream.rebased();
+            }
+            Ok::<_, Error>((next, stream))
+        });
+        let (next, stream) =
+            opened.await.map_err(|error| Error::unavailable("opening failed").with_source(error))??;
+        match next {
+            Next::Send { lost: true } => {
+                tracing::error!(group = group.name(), "the receiver lost what it had called durable: it is sent again");
+            }
+            Next::Send { lost: false } => {}
+            Next::Rebase { reason, .. } => {
+                tracing::warn!(group = group.name(), ?reason, "everything is compared anew");
+            }
+            Next::Refuse(stranger) => {
+                let text = "the receiver has another history of this group than this agent";
+                tracing::error!(group = group.name(), ?stranger, text);
+                return Err(Refusal::new(RefusalCode::UnknownHistory, text).into());
+            }
+        }
+        group.connected(receiver);
+        Ok(Self { group, shared: Mutex::new(Shared { stream, answers: VecDeque::new() }) })
+    }
+
+    /// Sends until the agent stops, which is `Ok`, or the stream or its connection ends.
+    pub(super) async fn run(&self, writer: &mut MessageWriter, reader: &mut MessageReader) -> Result<()> {
+        let mut reading = pin!(self.read(reader));
+        let mut reports = interval(REPORT_EVERY);
+        reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = None;
+        loop {
+            // A message is never left half sent: nothing is awaited beside its sending, which waits only for room in the window.
+            while self.send_next(writer).await? {
+                tokio::select! {
+                    biased;
+                    ended = &mut reading => return ended,
+                    _ = reports.tick() => self.report(writer, &mut told).await?,
+                    () = std::future::ready(()) => {}
+                }
+            }
+            if self.group.is_stopping() && self.is_done() {
+                writer.send(&Message::Bye).await?;
+                writer.finish();
+                writer.delivered().await;
+                return Ok(());
+            }
+            let state = self.group.condition();
+            if told.as_ref().is_some_and(|told| *told != state) {
+                self.report(writer, &mut told).await?;
+            }
+            tokio::select! {
+                ended = &mut reading => return ended,
+                () = self.group.woken() => {}
+                _ = reports.tick() => self.report(writer, &mut told).await?,
+            }
+        }
+    }
+
+    /// Sends an answer or a frame, if there is one.
+    async fn send_next(&self, writer: &mut MessageWriter) -> Result<bool> {
+        let (answer, after) = {
+            let mut shared = self.shared();
+            (shared.answers.pop_front(), shared.stream.wants_after())
+        };
+        if let Some(answer) = answer {
+            writer.send(&answer).await?;
+            return Ok(true);
+        }
+        let Some(after) = after else { return Ok(false) };
+        let Some(frame) = self.group.next_after(after)? else { return Ok(false) };
+        let header = frame.header();
+        let seq = frame.last_seq().ok_or_else(|| Error::corrupt("a frame of a base in the spool"))?;
+        let head = journal::types::Head { epoch: header.epoch, seq, frame: header.number, chain: frame.head() };
+        let bytes = frame.bytes().len();
+        writer.send_frame(frame.bytes().clone()).await?;
+        self.shared().stream.frame_sent(head, bytes);
+        Ok(true)
+    }
+
+    async fn report(&self, writer: &mut MessageWriter, told: &mut Option<crate::run::Condition>) -> Result<()> {
+        let report = self.group.report();
+        *told = Some((report.state, report.why.clone()));
+        writer.send(&Message::Report(report)).await
+    }
+
+    async fn read(&self, reader: &mut MessageReader) -> Result<()> {
+        loop {
+            match next(reader).await? {
+                Message::Durable(head) => {
+                    if self.shared().stream.acknowledged(head)? {
+                        self.group.acknowledged(head);
+                    }
+                }
+                Message::MarkRequest { request, locked_until, name } => {
+                    let answer = match self.group.mark(&name, locked_until) {
+                        Ok(seq) => Message::MarkDone { request, seq },
+                        Err(error) => Message::MarkFailed { request, text: error.to_string() },
+                    };
+                    let mut shared = self.shared();
+                    if shared.answers.len() >= ANSWERS {
+                        return Err(Refusal::new(RefusalCode::Malformed, "too many marks at once").into());
+                    }
+                    shared.answers.push_back(answer);
+                }
+                other => return Err(unexpected(other)),
+            }
+            // There may be room in the window, or an answer to send.
+            self.group.wake();
+        }
+    }
+
+    /// Whether all that was captured is durable at the receiver.
+    fn is_done(&self) -> bool {
+        let durable = self.shared().stream.durable();
+        self.group.is_drained(durable.map(|head| head.seq))
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The next message; the end of the stream is an error, a refusal too.
+pub(super) async fn next(reader: &mut MessageReader) -> Result<Message> {
+    match reader.next().await? {
+        Some(Message::Refused(refusal)) => Err(refusal.into()),
+        Some(message) => Ok(message),
+        None => Err(Error::unavailable("the receiver has ended the stream")),
+    }
+}
+
+pub(super) fn unexpected(message: Message) -> Error {
+    Refusal::new(RefusalCode::Malformed, format!("{:?} is out of place", message.tag())).into()
+}

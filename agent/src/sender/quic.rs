@@ -1,0 +1,189 @@
+//! Drives QUIC: connects, for ever, and gives each group its streams.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use journal::error::{Error, Result};
+use journal::wire::{Hello, Message, Offer, Pin, ReceiverId, RefusalCode};
+use link::{Identity, Purpose, message_stream, refusal_of};
+use quinn::Connection;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::live::{Live, next, unexpected};
+use super::state::Backoff;
+use super::{Streams, compare};
+use crate::run::Group;
+
+/// How long a receiver may take to let us in.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Below this round trip the link is taken for a fast one until it was measured.
+const NEAR: Duration = Duration::from_millis(1);
+
+/// The receiver that this agent has joined.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// `HOST:PORT`.
+    pub(crate) address: String,
+    /// Its key.
+    pub(crate) pin: Pin,
+}
+
+/// Keeps a session up until `stop` is true and every group has sent what it has. An error is a refusal that trying again
+/// does not change, before any group was ever taken.
+pub(crate) async fn run(
+    identity: Identity,
+    peer: Peer,
+    groups: Vec<Arc<Group>>,
+    mut stop: watch::Receiver<bool>,
+) -> Result<()> {
+    let mut backoff = Backoff::default();
+    loop {
+        let ended = session(&identity, &peer, &groups, &mut backoff).await;
+        groups.iter().for_each(|group| group.disconnected());
+        let Err(error) = ended else { return Ok(()) };
+        if let Some(refusal) = refusal_of(&error).filter(|refusal| is_final(refusal.code)) {
+            groups.iter().for_each(|group| group.refused(refusal.clone()));
+            return Err(error);
+        }
+        tracing::warn!(receiver = peer.address, ?error, "no session");
+        tokio::select! {
+            () = sleep(backoff.failed()) => {}
+            _ = stop.wait_for(|stop| *stop) => return Ok(()),
+        }
+    }
+}
+
+/// Whether a person has to do something first.
+fn is_final(code: RefusalCode) -> bool {
+    use RefusalCode as Code;
+    match code {
+        Code::NotEnrolled | Code::Version | Code::Feature | Code::Superseded => true,
+        Code::UnknownGroup | Code::Fenced | Code::Sibling | Code::UnknownHistory | Code::Damaged => true,
+        Code::ChainBroken | Code::Malformed | Code::Busy | Code::NoSpace | Code::Internal => false,
+    }
+}
+
+/// One session, from connecting to its end. `Ok`: the agent stops, and every group has sent all it has.
+async fn session(identity: &Identity, peer: &Peer, groups: &[Arc<Group>], backoff: &mut Backoff) -> Result<()> {
+    let (connection, control) = timeout(PATIENCE, enter(identity, peer))
+        .await
+        .map_err(|_| Error::unavailable(format!("{} does not answer", peer.address)))??;
+    backoff.succeeded();
+    tracing::info!(receiver = peer.address, "session");
+    let mut streams = JoinSet::new();
+    for group in groups {
+        streams.spawn(serve(connection.clone(), Arc::clone(group)));
+    }
+    let ended = async {
+        while let Some(ended) = streams.join_next().await {
+            ended.map_err(|error| Error::unavailable("a stream failed").with_source(error))??;
+        }
+        Ok(())
+    };
+    let (_writer, mut reader) = control;
+    let ended = tokio::select! {
+        ended = ended => ended,
+        said = next(&mut reader) => Err(said.map_or_else(|error| error, unexpected)),
+    };
+    // Why a connection ended says more than that a stream of it did.
+    let ended = ended.map_err(|error| connection.close_reason().map_or(error, link::connection_error));
+    connection.close(0u32.into(), b"");
+    ended
+}
+
+/// Connects and says hello.
+async fn enter(identity: &Identity, peer: &Peer) -> Result<(Connection, Streams)> {
+    let remote = resolve(&peer.address).await?;
+    let endpoint = link::client_endpoint(identity, remote)?;
+    let connection = link::connect(&endpoint, remote, identity, peer.pin, Purpose::Session).await?;
+    let (mut writer, mut reader) = open(&connection).await?;
+    let hello = Hello { offer: Offer::OURS, software: concat!("backspool ", env!("CARGO_PKG_VERSION")).to_owned() };
+    writer.send(&Message::Hello(hello.clone())).await?;
+    match next(&mut reader).await? {
+        Message::Welcome(welcome) => {
+            welcome.check(&hello)?;
+            if welcome.receiver != ReceiverId(peer.pin) {
+                return Err(Error::invalid("the receiver gives another identity than its key's"));
+            }
+        }
+        other => return Err(unexpected(other)),
+    }
+    Ok((connection, (writer, reader)))
+}
+
+/// The first address of `HOST:PORT`.
+pub(crate) async fn resolve(address: &str) -> Result<SocketAddr> {
+    let failed = |error| Error::unavailable(format!("cannot find {address}")).with_source(error);
+    let mut found = tokio::net::lookup_host(address).await.map_err(failed)?;
+    found.next().ok_or_else(|| Error::unavailable(format!("{address} has no address")))
+}
+
+async fn open(connection: &Connection) -> Result<Streams> {
+    connection.open_bi().await.map(message_stream).map_err(link::connection_error)
+}
+
+/// One group in one session: opened again when it is refused, until the connection ends. `Ok`: it stops and has sent all.
+async fn serve(connection: Connection, group: Arc<Group>) -> Result<()> {
+    let mut backoff = Backoff::default();
+    loop {
+        let ended = serve_once(&connection, &group, &mut backoff).await;
+        group.disconnected();
+        let Err(error) = ended else { return Ok(()) };
+        if connection.close_reason().is_some() {
+            return Err(error);
+        }
+        if let Some(refusal) = refusal_of(&error) {
+            group.refused(refusal.clone());
+            if is_final(refusal.code) {
+                // A start that is refused fails. What was running goes on: its clients have no other way to their volume.
+                if !group.was_connected() {
+                    return Err(error);
+                }
+                return Err(link::connection_error(connection.closed().await));
+            }
+        }
+        tracing::warn!(group = group.name(), ?error, "the group's stream ended");
+        if group.is_stopping() {
+            return Ok(());
+        }
+        sleep(backoff.failed()).await;
+    }
+}
+
+async fn serve_once(connection: &Connection, group: &Arc<Group>, backoff: &mut Backoff) -> Result<()> {
+    let (mut writer, mut reader) = open(connection).await?;
+    let live = Live::open(Arc::clone(group), &mut writer, &mut reader).await?;
+    backoff.succeeded();
+    tokio::select! {
+        ended = live.run(&mut writer, &mut reader) => ended,
+        never = bases(connection, group) => match never {},
+    }
+}
+
+/// Sends whatever base the group needs. One that fails is tried again, from where the receiver has it.
+async fn bases(connection: &Connection, group: &Arc<Group>) -> Infallible {
+    let mut backoff = Backoff::default();
+    loop {
+        group.base_wanted().await;
+        match base(connection, group).await {
+            Ok(()) => backoff.succeeded(),
+            Err(error) => {
+                tracing::warn!(group = group.name(), ?error, "the base's stream ended");
+                sleep(backoff.failed()).await;
+            }
+        }
+    }
+}
+
+async fn base(connection: &Connection, group: &Arc<Group>) -> Result<()> {
+    let Some(base) = group.base(connection.rtt() < NEAR)? else { return Ok(()) };
+    let sealed = tokio::select! {
+        sealed = base.send(group, async || open(connection).await) => sealed,
+        failed = compare::answer(&base, group, async || open(connection).await) => failed.map(|never| match never {}),
+    };
+    group.base_ended(&base, sealed)
+}

@@ -1,0 +1,124 @@
+//! The stream of one group's order: frames in, what is durable out.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use journal::types::{GroupId, Head, Seq, SessionId};
+use journal::wire::{Message, Refusal, RefusalCode};
+use link::{MessageReader, MessageWriter};
+use tokio::sync::oneshot;
+use tracing::info;
+
+use super::state::{Admit, LiveOrder};
+use super::{End, Session, check, out_of_place};
+use crate::group::{Attachment, Group, Ingest, Order, Progress};
+
+/// Marks that an agent may owe us at once.
+const MARKS: usize = 64;
+
+type Reply = oneshot::Sender<Result<Seq, String>>;
+/// Who waits for which mark.
+type Marks = Mutex<HashMap<u64, Reply>>;
+
+/// From `OpenGroup` to the end of the stream.
+pub(super) async fn serve(
+    session: &Session,
+    (id, name): (GroupId, String),
+    writer: &mut MessageWriter,
+    reader: &mut MessageReader,
+) -> Result<(), End> {
+    let group = claim(session, id, name).await?;
+    let Attachment { head, mut progress, mut orders, ingest } = group.attach(session.id).await?;
+    session.opened(id, ingest.clone());
+    info!(group = %group.name(), agent = %session.agent, session = session.id.0, "attached");
+    writer.send(&Message::Opened(head)).await?;
+    let marks = Marks::default();
+    let mut acked = head.map(|head| head.seq);
+    let mut requests = 0;
+    let mut reading = pin!(read(reader, LiveOrder::new(id, head), &ingest, &marks));
+    // What is sent is small: while it is, reading may wait. So no message is ever left half sent.
+    loop {
+        tokio::select! {
+            ended = &mut reading => return ended,
+            changed = progress.changed() => {
+                changed.map_err(|_| End::Gone)?;
+                let durable = news(&progress.borrow_and_update(), session.id, acked)?;
+                if let Some(head) = durable {
+                    acked = Some(head.seq);
+                    writer.send(&Message::Durable(head)).await?;
+                }
+            }
+            order = orders.recv() => {
+                let Some(Order::Mark { name, locked_until, reply }) = order else { return Err(superseded().into()) };
+                requests += 1;
+                if expect(&marks, requests, reply) {
+                    writer.send(&Message::MarkRequest { request: requests, locked_until, name }).await?;
+                }
+            }
+        }
+    }
+}
+
+async fn claim(session: &Session, id: GroupId, name: String) -> Result<Group, End> {
+    let (groups, agent) = (Arc::clone(&session.groups), session.agent.clone());
+    // A panic there was reported there.
+    let claimed = tokio::task::spawn_blocking(move || groups.claim(&agent, id, &name)).await.map_err(|_| End::Gone)?;
+    Ok(claimed?)
+}
+
+/// What is durable and not yet acknowledged, or why the session is over.
+fn news(now: &Progress, session: SessionId, acked: Option<Seq>) -> Result<Option<Head>, Refusal> {
+    if now.session != session {
+        return Err(superseded());
+    }
+    // What was made durable before the refusal is known to the agent from the head at its next opening.
+    match &now.refused {
+        Some(refused) => Err(refused.clone()),
+        None => Ok(now.head.filter(|head| Some(head.seq) > acked)),
+    }
+}
+
+async fn read(reader: &mut MessageReader, mut order: LiveOrder, ingest: &Ingest, marks: &Marks) -> Result<(), End> {
+    while let Some(message) = reader.next().await? {
+        match message {
+            Message::Frame(bytes) => {
+                let frame = check(bytes)?;
+                if order.admit(&frame)? == Admit::Next {
+                    ingest.live(frame).await?;
+                }
+            }
+            Message::Report(report) => ingest.report(report),
+            Message::MarkDone { request, seq } => settle(marks, request, Ok(seq))?,
+            Message::MarkFailed { request, text } => settle(marks, request, Err(text))?,
+            // The agent ends the stream once it knows that all is durable, or does not want to wait.
+            Message::Bye => {}
+            other => return Err(out_of_place(&other)),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the agent is to be asked; whoever is not waited for is told that by the dropped reply.
+fn expect(marks: &Marks, request: u64, reply: Reply) -> bool {
+    let mut marks = marks.lock().unwrap_or_else(PoisonError::into_inner);
+    marks.retain(|_, reply| !reply.is_closed());
+    let room = marks.len() < MARKS;
+    if room {
+        marks.insert(request, reply);
+    }
+    room
+}
+
+fn settle(marks: &Marks, request: u64, result: Result<Seq, String>) -> Result<(), End> {
+    let reply = marks.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
+    if let Some(reply) = reply {
+        // Whoever asked may have gone.
+        let _ = reply.send(result);
+    }
+    Ok(())
+}
+
+fn superseded() -> Refusal {
+    Refusal::new(RefusalCode::Superseded, "")
+}

@@ -1,0 +1,215 @@
+//! Drives QUIC: who may come in, and which stream is what.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use journal::types::SessionId;
+use journal::wire::{JoinOutcome, Message, Offer, Pin, ReceiverId, Refusal, RefusalCode, Welcome};
+use link::{JoinAttempt, MessageReader, MessageWriter, Peer, Purpose, message_stream, refuse};
+use quinn::{Connection, Endpoint};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use super::state::Opening;
+use super::{End, Session, base, compare, group};
+use crate::enrol;
+use crate::error::Code;
+use crate::group::Groups;
+use crate::time;
+
+/// How long a peer may take for its first message, of the connection and of each stream.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Connections at once, with those that have not said who they are.
+const CONNECTIONS: usize = 1024;
+
+/// All sessions of a receiver.
+#[derive(Debug)]
+pub struct Sessions {
+    groups: Arc<Groups>,
+    id: ReceiverId,
+    /// The newest session of each key.
+    newest: Mutex<HashMap<Pin, (SessionId, Connection)>>,
+}
+
+impl Sessions {
+    /// None yet.
+    pub fn new(groups: Arc<Groups>, id: ReceiverId) -> Self {
+        Self { groups, id, newest: Mutex::default() }
+    }
+
+    /// Takes connections until the endpoint is closed, then ends all sessions.
+    pub async fn accept(self: Arc<Self>, endpoint: &Endpoint) {
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        let mut connections = JoinSet::new();
+        while let Some(incoming) = endpoint.accept().await {
+            while connections.try_join_next().is_some() {}
+            let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+                incoming.refuse();
+                continue;
+            };
+            let sessions = Arc::clone(&self);
+            connections.spawn(async move {
+                let _place = place;
+                match Peer::accept(incoming).await {
+                    Ok(peer) if peer.purpose == Purpose::Join => sessions.join(peer).await,
+                    Ok(peer) => sessions.session(peer).await,
+                    Err(error) => debug!(%error, "nobody came in"),
+                }
+            });
+        }
+        connections.shutdown().await;
+    }
+
+    async fn join(&self, peer: Peer) {
+        let attempt = match JoinAttempt::read(peer).await {
+            Ok(Some(attempt)) => attempt,
+            Ok(None) => return,
+            Err(error) => return debug!(%error, "no request to join"),
+        };
+        let (groups, pin, secret) = (Arc::clone(&self.groups), attempt.pin, attempt.request.secret);
+        let redeem = move || enrol::redeem(groups.catalog(), &secret.0, pin.0, time::now());
+        let outcome = match tokio::task::spawn_blocking(redeem).await {
+            Ok(Ok(name)) => {
+                info!(agent = %name, key = %pin, "joined");
+                JoinOutcome::Joined(name.as_str().to_owned())
+            }
+            Ok(Err(error)) => {
+                warn!(key = %pin, %error, "not joined");
+                if error.code() == Code::NOT_INVITED { JoinOutcome::Unknown } else { JoinOutcome::Internal }
+            }
+            Err(_) => JoinOutcome::Internal,
+        };
+        if let Err(error) = attempt.reply(outcome).await {
+            debug!(%error, "the answer to a request to join was not delivered");
+        }
+    }
+
+    async fn session(self: Arc<Self>, peer: Peer) {
+        let Peer { connection, pin, .. } = peer;
+        let Some(agent) = self.groups.catalog().agent(pin.0) else {
+            return refuse(&connection, &Refusal::new(RefusalCode::NotEnrolled, ""));
+        };
+        let id = self.groups.next_session();
+        // The control stream: it stays open as long as the session, nothing more is said on it yet.
+        let (_writer, mut control) = match self.welcome(&connection, id).await {
+            Ok(control) => control,
+            Err(End::Refused(refusal)) => return refuse(&connection, &refusal),
+            Err(End::Gone) => return,
+        };
+        self.supersede(pin, id, &connection);
+        info!(%agent, session = id.0, remote = %connection.remote_address(), "session");
+        let session = Session { id, agent: agent.clone(), groups: Arc::clone(&self.groups), open: Mutex::default() };
+        let why = streams(Arc::new(session), &connection, &mut control).await;
+        self.forget(pin, id);
+        info!(%agent, session = id.0, %why, "session ended");
+    }
+
+    /// Hello and Welcome.
+    async fn welcome(&self, connection: &Connection, id: SessionId) -> Result<(MessageWriter, MessageReader), End> {
+        let accepted = tokio::time::timeout(PATIENCE, connection.accept_bi()).await;
+        let Ok(Ok(stream)) = accepted else { return Err(too_late()) };
+        let (mut writer, mut reader) = message_stream(stream);
+        match first(&mut reader).await? {
+            Message::Hello(hello) => {
+                let agreed = hello.answer(&Offer::OURS)?;
+                writer.send(&Message::Welcome(Welcome { agreed, session: id, receiver: self.id })).await?;
+                Ok((writer, reader))
+            }
+            other => Err(super::out_of_place(&other)),
+        }
+    }
+
+    /// Makes this the session of its key, and ends the one before.
+    fn supersede(&self, pin: Pin, id: SessionId, connection: &Connection) {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let superseded = match newest.get(&pin) {
+            // Two came at once, and the other overtook.
+            Some((other, _)) if *other > id => Some(connection.clone()),
+            _ => newest.insert(pin, (id, connection.clone())).map(|(_, older)| older),
+        };
+        drop(newest);
+        if let Some(older) = superseded {
+            refuse(&older, &Refusal::new(RefusalCode::Superseded, ""));
+        }
+    }
+
+    fn forget(&self, pin: Pin, id: SessionId) {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.get(&pin).is_some_and(|(known, _)| *known == id) {
+            newest.remove(&pin);
+        }
+    }
+}
+
+/// Serves the streams of a session until the connection ends; says why it did.
+async fn streams(session: Arc<Session>, connection: &Connection, control: &mut MessageReader) -> String {
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = connection.accept_bi() => match accepted {
+                Ok(pair) => {
+                    let session = Arc::clone(&session);
+                    let (writer, reader) = message_stream(pair);
+                    streams.spawn(async move { stream(&session, writer, reader).await });
+                }
+                Err(error) => return link::connection_error(error).to_string(),
+            },
+            said = control.next() => match said {
+                Err(error) => return why(connection, End::from(error)),
+                Ok(Some(message)) => return why(connection, super::out_of_place(&message)),
+                Ok(None) => return why(connection, End::Gone),
+            },
+            Some(ended) = streams.join_next() => if let Ok(Err(refusal)) = ended {
+                return why(connection, End::Refused(refusal));
+            },
+        }
+    }
+}
+
+/// Ends a connection.
+fn why(connection: &Connection, end: End) -> String {
+    match end {
+        End::Refused(refusal) => {
+            refuse(connection, &refusal);
+            refusal.to_string()
+        }
+        End::Gone => {
+            connection.close(0u32.into(), b"");
+            "the agent is gone".to_owned()
+        }
+    }
+}
+
+/// One stream. An error is one that ends the whole session: what does not parse is said by nobody we know how to talk to.
+async fn stream(session: &Session, mut writer: MessageWriter, mut reader: MessageReader) -> Result<(), Refusal> {
+    let served = async {
+        match Opening::of(first(&mut reader).await?)? {
+            Opening::Group { group, name } => group::serve(session, (group, name), &mut writer, &mut reader).await,
+            Opening::Base { group, resync } => base::serve(session, (group, resync), &mut writer, &mut reader).await,
+            Opening::Compare { group, at } => compare::serve(session, (group, at), &mut writer, &mut reader).await,
+        }
+    };
+    let Err(End::Refused(refusal)) = served.await else { return Ok(()) };
+    warn!(agent = %session.agent, session = session.id.0, %refusal, "a stream was refused");
+    if refusal.code == RefusalCode::Malformed {
+        return Err(refusal);
+    }
+    reader.stop(refusal.code);
+    // Whoever is gone need not be told.
+    let _ = writer.send(&Message::Refused(refusal)).await;
+    writer.finish();
+    Ok(())
+}
+
+async fn first(reader: &mut MessageReader) -> Result<Message, End> {
+    match tokio::time::timeout(PATIENCE, reader.next()).await {
+        Ok(message) => message?.ok_or(End::Gone),
+        Err(_) => Err(too_late()),
+    }
+}
+
+fn too_late() -> End {
+    Refusal::new(RefusalCode::Malformed, "the first message did not come").into()
+}
