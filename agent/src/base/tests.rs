@@ -86,31 +86,33 @@ fn noise(seed: u64, length: usize) -> Vec<u8> {
 }
 
 /// The story (DESIGN, trackers): a volume with content is copied for the first time while clients write to it, trim it and zero
-/// it. Journal and base together are the volume as it is in the end.
+/// it. Journal and base together are the volume as it is in the end. The clients stop with the base: what they write later
+/// would hide what is wrong.
 #[test]
 fn a_first_copy_beside_live_writes_is_the_source() {
-    const SIZE: u64 = 24 << 20;
-    for seed in 1..=4 {
+    const SIZE: u64 = 2 << 20;
+    let mut overtaken = 0;
+    for seed in 1..=40 {
         let dir = tempfile::tempdir().unwrap();
         let rig = rig(dir.path(), &noise(seed, SIZE as usize));
-        let (done, writes) = (AtomicBool::new(false), 2000u64);
+        let done = AtomicBool::new(false);
         let base = thread::scope(|scope| {
             for me in 0..2 {
                 let (tap, done) = (&rig.tap, &done);
                 scope.spawn(move || {
                     let mut rng = Rng(seed * 100 + me + 1);
-                    let mut left = writes;
-                    while left > 0 || !done.load(Ordering::Relaxed) {
-                        let length = 4096 * (1 + rng.below(20));
-                        let at = rng.below((SIZE - length) / 4096) * 4096;
-                        match rng.below(10) {
-                            0 => tap.trim(at, length, false).unwrap(),
-                            1 => tap.write_zeroes(at, length, false, false).unwrap(),
-                            _ => tap.write(at, &noise(rng.next(), length as usize), false).unwrap(),
+                    while !done.load(Ordering::Relaxed) {
+                        let at = rng.below(SIZE / 4096 - 4) * 4096;
+                        match rng.below(20) {
+                            0 => tap.trim(at, 16384, false).unwrap(),
+                            1 => tap.write_zeroes(at, 16384, false, false).unwrap(),
+                            _ => tap.write(at, &noise(rng.next(), 4096), false).unwrap(),
                         }
-                        left = left.saturating_sub(1);
                     }
                 });
+            }
+            while rig.capture.last_seq() < journal::types::Seq::new(50) {
+                thread::yield_now();
             }
             let base = panic::catch_unwind(AssertUnwindSafe(|| all(rig.base(Known::Nothing, View::default()))));
             // Also after a failure: the writers wait for it.
@@ -120,9 +122,9 @@ fn a_first_copy_beside_live_writes_is_the_source() {
         let mut replay = Replay::of(&frames(&rig.spool, &rig.capture));
         base.iter().for_each(|frame| replay.add(frame));
         assert!(replay.onto(VOLUME, vec![0; SIZE as usize]) == rig.image(), "seed {seed}");
-        let tags: Vec<_> = base.iter().map(as_of).collect();
-        assert!(tags.first() != tags.last(), "nothing was written meanwhile: {tags:?}");
+        overtaken += u64::from(base.last().map(as_of) < Some(rig.capture.last_seq()));
     }
+    assert!(overtaken > 35, "only {overtaken} of 40 copies had writes beside them");
 }
 
 fn as_of(frame: &Frame) -> Option<journal::types::Seq> {
