@@ -14,6 +14,9 @@
 
 pub mod base;
 pub mod capture;
+pub mod control;
+pub mod join;
+pub mod run;
 pub mod sender;
 pub mod source;
 pub mod spool;
@@ -22,5 +25,7 @@ pub mod tap;
 
 pub use journal::error::{Error, ErrorKind, Result};
 
+#[cfg(test)]
+mod tap_tests;
 #[cfg(test)]
 mod testing;
