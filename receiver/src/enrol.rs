@@ -55,8 +55,8 @@ pub fn redeem(catalog: &Catalog, secret: &[u8], pin: [u8; 32], now: WallTime) ->
                 contents.invitations.retain(|other| other.agent != agent || other.secret_hash == secret_hash);
                 agent
             }
-            Decision::Refuse(why) => {
-                return Err(Error::new(Code::NOT_INVITED, why).hint("backspool invite AGENT, on the receiver"));
+            Decision::Refuse(code, why) => {
+                return Err(Error::new(code, why).hint("backspool invite AGENT, on the receiver"));
             }
         };
         enrol(contents, &agent, pin)?;
@@ -70,17 +70,18 @@ enum Decision {
     Bind(Name),
     /// The same key once more.
     Again(Name),
-    Refuse(&'static str),
+    Refuse(Code, &'static str),
 }
 
 fn decide(invited: Option<&Invited>, pin: [u8; 32], now: WallTime) -> Decision {
     match invited {
-        // Not said which: a stranger learns nothing about what is open here.
-        None => Decision::Refuse("the invitation is not one of this receiver, or too old"),
-        Some(Invited { expires, .. }) if *expires <= now => Decision::Refuse("the invitation has expired"),
+        None => Decision::Refuse(Code::NOT_INVITED, "the invitation is not one of this receiver, or too old"),
+        Some(Invited { expires, .. }) if *expires <= now => {
+            Decision::Refuse(Code::INVITATION_EXPIRED, "the invitation has expired")
+        }
         Some(Invited { agent, bound: None, .. }) => Decision::Bind(agent.clone()),
         Some(Invited { agent, bound: Some(bound), .. }) if *bound == pin => Decision::Again(agent.clone()),
-        Some(_) => Decision::Refuse("the invitation was used already"),
+        Some(_) => Decision::Refuse(Code::INVITATION_USED, "the invitation was used already"),
     }
 }
 
@@ -125,7 +126,7 @@ mod tests {
         drop(first);
         let again = catalog(&dir);
         assert_eq!(again.agent([1; 32]), Some(name("web")), "after a restart");
-        assert_eq!(redeem(&again, b"secret", [2; 32], later(3)).unwrap_err().code().exit(), 12, "reused");
+        assert_eq!(redeem(&again, b"secret", [2; 32], later(3)).unwrap_err().code(), Code::INVITATION_USED);
         assert_eq!(again.agent([2; 32]), None);
     }
 
@@ -134,9 +135,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let catalog = catalog(&dir);
         assert_eq!(invite(&catalog, &name("web"), b"secret", MINUTE, NOW).unwrap(), later(60));
-        for (secret, at) in [(&b"secret"[..], 60), (b"foreign", 1), (b"", 1), (b"secret\0", 1), (b"Secret", 1)] {
-            assert_eq!(redeem(&catalog, secret, [1; 32], later(at)).unwrap_err().code(), Code::NOT_INVITED);
+        for garbled in [&b"foreign"[..], b"", b"secret\0", b"Secret"] {
+            assert_eq!(redeem(&catalog, garbled, [1; 32], later(1)).unwrap_err().code(), Code::NOT_INVITED);
         }
+        let late = redeem(&catalog, b"secret", [1; 32], later(60)).unwrap_err();
+        assert_eq!((late.code(), late.code().exit()), (Code::INVITATION_EXPIRED, 12));
         assert_eq!(catalog.agent([1; 32]), None);
         redeem(&catalog, b"secret", [1; 32], later(59)).unwrap();
         for ttl in [Duration::ZERO, Duration::from_secs(8 * 86400), Duration::MAX] {

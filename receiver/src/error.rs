@@ -6,7 +6,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use journal::error::{Error as JournalError, ErrorKind};
-use journal::types::WallTime;
+use journal::types::{Seq, WallTime};
 use serde_json::{Value, json};
 
 use crate::time::rfc3339;
@@ -47,6 +47,10 @@ impl Code {
     pub const NOT_INVITED: Self = Self(1201);
     /// The peer's key is not known.
     pub const NOT_TRUSTED: Self = Self(1202);
+    /// The invitation was not used in time.
+    pub const INVITATION_EXPIRED: Self = Self(1203);
+    /// Another key has used the invitation.
+    pub const INVITATION_USED: Self = Self(1204);
     /// There is no recovery point at that time.
     pub const NOT_COVERED: Self = Self(1301);
     /// What is stored is not what was written.
@@ -74,13 +78,17 @@ impl fmt::Display for Code {
     }
 }
 
-/// Oldest and newest instant there are points for.
+/// Oldest and newest instant there are points for, and the points around the one that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Covered {
     /// The oldest.
     pub from: WallTime,
     /// The newest.
     pub to: WallTime,
+    /// The last point before.
+    pub before: Option<(Seq, WallTime)>,
+    /// The first point after.
+    pub after: Option<(Seq, WallTime)>,
 }
 
 /// An error: its code, what happened, what is covered if that is the question, what to do next, and the cause.
@@ -156,8 +164,12 @@ impl Error {
         }
         let mut document =
             json!({"type": "error", "code": inner.code.to_string(), "exit": inner.code.exit(), "message": message});
-        if let Some(Covered { from, to }) = inner.covered {
-            document["covered"] = json!({"from": rfc3339(from), "to": rfc3339(to)});
+        if let Some(Covered { from, to, before, after }) = inner.covered {
+            let near = |point: Option<(Seq, WallTime)>| {
+                point.map(|(seq, time)| json!({"seq": seq.number(), "time": rfc3339(time)}))
+            };
+            document["covered"] =
+                json!({"from": rfc3339(from), "to": rfc3339(to), "before": near(before), "after": near(after)});
         }
         if let Some(hint) = &inner.hint {
             document["try"] = json!(hint);
@@ -235,11 +247,13 @@ mod tests {
 
     #[test]
     fn the_document_has_what_programs_ask_for() {
-        let error = Error::new(Code::NOT_COVERED, "no recovery point")
-            .covered(Some(Covered { from: WallTime(1), to: WallTime(1_000_000) }))
-            .hint("backspool points db");
+        let after = Seq::new(7).map(|seq| (seq, WallTime(1)));
+        let covered = Covered { from: WallTime(1), to: WallTime(1_000_000), before: None, after };
+        let error =
+            Error::new(Code::NOT_COVERED, "no recovery point").covered(Some(covered)).hint("backspool points db");
         let expect = json!({"type": "error", "code": "E1301", "exit": 13, "message": "no recovery point",
-            "covered": {"from": "1970-01-01T00:00:00.000001Z", "to": "1970-01-01T00:00:01.000000Z"},
+            "covered": {"from": "1970-01-01T00:00:00.000001Z", "to": "1970-01-01T00:00:01.000000Z",
+                "before": null, "after": {"seq": 7, "time": "1970-01-01T00:00:00.000001Z"}},
             "try": "backspool points db"});
         assert_eq!(error.json(), expect);
         let full = Error::from(std::io::Error::from_raw_os_error(28)).context("cannot write");

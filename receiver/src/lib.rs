@@ -1,13 +1,33 @@
 //! Keeps every version: ingest, catalog, views, replica image.
+//!
+//! Start at [`serve`]. What may happen at the same time on one group, and who waits for whom:
+//!
+//! | while → | ingest | view (restore, read, points) | image follows | rollback | verify | restart at any place |
+//! |---|---|---|---|---|---|---|
+//! | **ingest** | one session; a newer one fences it | never waits | goes first | never waits | never waits | from the durable head |
+//! | **view** | sees what was durable when it began | shared | not touched | not touched | shared | asked for again |
+//! | **image follows** | yields, at most 50 ms a megabyte | shared | one thread | waits its turn | waits its turn | done again from `applied` |
+//! | **rollback** | shared | shared | takes its turn | refused: busy | refused: busy | finished at the start, from its intent |
+//! | **verify** | checks what was durable when it began | shared | takes its turn | refused: busy | refused: busy | asked for again |
+//!
+//! **Invariant:** nothing but the group's writer thread writes its journal, nothing but its image thread writes its image.
+//! **Invariant:** what is told to be durable is visible to readers, and the other way round.
 
 pub mod catalog;
 mod checked;
+mod control;
 pub mod enrol;
 pub mod error;
 pub mod group;
 pub mod image;
 pub mod restore;
 pub mod rollback;
+mod run;
+pub mod session;
+pub mod status;
 #[cfg(test)]
 mod testing;
 pub mod time;
+
+pub use error::{Code, Error, Result};
+pub use run::{Ready, ServeOptions, serve};

@@ -1,4 +1,4 @@
-//! Instants as people and programs read them; the clock and the random numbers that drivers pass in.
+//! Instants as people and programs read them. The clock itself is read in drivers only.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,19 +17,6 @@ pub fn rfc3339(time: WallTime) -> String {
 pub fn now() -> WallTime {
     let micros = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
     WallTime(u64::try_from(micros).unwrap_or(u64::MAX))
-}
-
-/// 16 random bytes from the kernel, for identities and salts.
-///
-/// # Panics
-/// Where there is no `/dev/urandom`.
-pub fn entropy() -> [u8; 16] {
-    use std::io::Read;
-
-    let mut bytes = [0; 16];
-    let filled = std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
-    filled.expect("every Linux has /dev/urandom");
-    bytes
 }
 
 #[cfg(test)]

@@ -17,28 +17,33 @@ use super::writer::{Opening, Writer};
 use super::{Group, Lag, Progress, Shared, State};
 use crate::catalog::{Catalog, GroupEntry, Name};
 use crate::error::{Code, Error, Result};
+use crate::image::Image;
 use crate::time;
 
 /// Every group, and the catalog that says whose they are.
 #[derive(Debug)]
 pub struct Groups {
     catalog: Catalog,
+    /// Whether replica images are kept.
+    images: bool,
     open: Mutex<HashMap<GroupId, Open>>,
     next_session: AtomicU64,
 }
 
 #[derive(Debug)]
-struct Open {
-    group: Group,
-    writer: JoinHandle<()>,
+pub(super) struct Open {
+    pub(super) group: Group,
+    pub(super) writer: JoinHandle<()>,
+    image: Option<(Image, JoinHandle<()>)>,
 }
 
 impl Groups {
-    /// Opens all groups of the catalog. One that is damaged is there, and says so; it does not stop the others.
-    pub fn open(catalog: Catalog) -> Result<Self> {
+    /// Opens all groups of the catalog, with their replica images if they are kept. A group that is damaged is there, and says
+    /// so; it does not stop the others.
+    pub fn open(catalog: Catalog, images: bool) -> Result<Self> {
         // Numbers of sessions stand in envelopes: the clock keeps them growing across restarts.
         let next_session = AtomicU64::new(time::now().0);
-        let groups = Self { catalog, open: Mutex::default(), next_session };
+        let groups = Self { catalog, images, open: Mutex::default(), next_session };
         for entry in groups.catalog.groups() {
             groups.start(&mut groups.locked(), entry)?;
         }
@@ -93,6 +98,11 @@ impl Groups {
         self.locked().get(&id).map(|known| known.group.clone())
     }
 
+    /// The replica image of a group; `None`: none is kept.
+    pub fn image(&self, id: GroupId) -> Option<Image> {
+        self.locked().get(&id).and_then(|known| known.image.as_ref()).map(|(image, _)| image.clone())
+    }
+
     /// All of them, by name.
     pub fn all(&self) -> Vec<Group> {
         let mut all: Vec<Group> = self.locked().values().map(|known| known.group.clone()).collect();
@@ -100,19 +110,26 @@ impl Groups {
         all
     }
 
-    /// Ends every writer after what it has in its queue, and notes the clean stop. No group can be used after it.
+    /// Ends every image where it is, and every writer after what it has in its queue, and notes the clean stop. No group can
+    /// be used after it.
     pub async fn stop(&self) {
         let open: Vec<Open> = self.locked().drain().map(|(_, open)| open).collect();
-        for Open { group, .. } in &open {
+        for Open { group, image, .. } in &open {
+            if let Some((image, _)) = image {
+                image.stop();
+            }
             let queue = group.queue().take();
             if let Some(queue) = queue {
                 queue.stop().await;
             }
         }
         let joined = tokio::task::spawn_blocking(move || {
-            for Open { group, writer } in open {
-                if writer.join().is_err() {
-                    error!(group = %group.name(), "the writer had panicked");
+            for Open { group, writer, image } in open {
+                let threads = [Some(writer), image.map(|(_, thread)| thread)];
+                for thread in threads.into_iter().flatten() {
+                    if thread.join().is_err() {
+                        error!(group = %group.name(), "a thread of it had panicked");
+                    }
                 }
             }
         });
@@ -125,8 +142,15 @@ impl Groups {
         let plain = FileDisk::create(self.catalog.group_dir(entry.id))?;
         let disk: Arc<dyn Disk> =
             if UringDisk::available() { Arc::new(UringDisk::new(plain)?) } else { Arc::new(plain) };
-        let opening = Opening { disk, segment_bytes: SEGMENT_BYTES, entropy: time::entropy, now: time::now };
-        let started = spawn(entry, opening)?;
+        let opening = Opening { disk, segment_bytes: SEGMENT_BYTES, entropy: link::random, now: time::now };
+        let mut started = spawn(entry, opening)?;
+        if self.images {
+            // An image that cannot be kept is no reason to refuse what is captured.
+            match Image::start(started.group.clone(), &self.catalog.images_dir()) {
+                Ok(image) => started.image = Some(image),
+                Err(error) => error!(group = %started.group.name(), ?error, "no replica image is kept"),
+            }
+        }
         let group = started.group.clone();
         open.insert(group.id(), started);
         Ok(group)
@@ -138,7 +162,7 @@ impl Groups {
 }
 
 /// Opens a group's journal and starts its writer.
-fn spawn(entry: GroupEntry, opening: Opening) -> Result<Open> {
+pub(super) fn spawn(entry: GroupEntry, opening: Opening) -> Result<Open> {
     let (queue, commands) = Queue::new();
     let state = State {
         library: None,
@@ -160,5 +184,5 @@ fn spawn(entry: GroupEntry, opening: Opening) -> Result<Open> {
     let writer = Writer::open(group.clone(), opening);
     let name = format!("write-{:.8}", group.id());
     let writer = std::thread::Builder::new().name(name).spawn(move || writer.run(commands))?;
-    Ok(Open { group, writer })
+    Ok(Open { group, writer, image: None })
 }

@@ -9,11 +9,13 @@
 mod all;
 mod ingest;
 mod lag;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use journal::log::{BaseHead, Finding, Head};
 use journal::store::Library;
@@ -28,6 +30,9 @@ pub use lag::Lag;
 use crate::catalog::{GroupEntry, Name};
 use crate::error::{Code, Error, Result};
 use ingest::Queue;
+
+/// How long a mark that is in the order may take to become durable.
+const MARK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A group. A clone is the same one.
 #[derive(Clone, Debug)]
@@ -190,10 +195,9 @@ impl Group {
         let session = self.shared.progress.borrow().session;
         let mut progress = self.progress();
         let reached = progress
-            .wait_for(|now| now.session != session || now.refused.is_some() || now.head.is_some_and(|h| h.seq >= seq))
-            .await;
-        match reached {
-            Ok(now) if now.head.is_some_and(|head| head.seq >= seq) => Ok(seq),
+            .wait_for(|now| now.session != session || now.refused.is_some() || now.head.is_some_and(|h| h.seq >= seq));
+        match tokio::time::timeout(MARK_PATIENCE, reached).await {
+            Ok(Ok(now)) if now.head.is_some_and(|head| head.seq >= seq) => Ok(seq),
             _ => Err(gone().context("the mark is made, but not known to be durable")),
         }
     }

@@ -98,7 +98,7 @@ impl Image {
         let (commands, receiver) = sync_channel(4);
         let shared =
             Arc::new(Shared { dir: dir.to_owned(), stopping: AtomicBool::new(false), shown: Mutex::default() });
-        let mut follower = Follower { group: group.clone(), files, shared: shared.clone() };
+        let follower = Follower { group: group.clone(), files, shared: shared.clone() };
         follower.show(None);
         let name = format!("image-{:.8}", group.id().to_string());
         let thread = std::thread::Builder::new().name(name).spawn(move || follower.run(&receiver))?;

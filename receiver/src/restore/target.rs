@@ -51,7 +51,7 @@ impl Target {
         }
         let mode =
             if found == Found::File { unused_file(path)?.metadata()?.permissions().mode() & 0o777 } else { 0o600 };
-        let unique = journal::types::Hash::of(&crate::time::entropy()).to_string();
+        let unique = journal::types::Hash::of(&link::random::<16>()).to_string();
         let part = directory(path).join(format!(".backspool-{:.16}.part", unique));
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(&part).map_err(|error| {

@@ -1,0 +1,87 @@
+//! `GET /v1/points?group&since&until&limit`
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use journal::codec::GapReason;
+use journal::store::{Version, When};
+use journal::types::WallTime;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::reply::{Reply, blocking, point};
+use super::{App, query, when};
+use crate::error::Result;
+use crate::time::rfc3339;
+
+const LIMIT_DEFAULT: usize = 1000;
+/// What fits into one document that a client still reads.
+const LIMIT_MAX: usize = 1_000_000;
+
+#[derive(Deserialize)]
+pub(super) struct Request {
+    group: String,
+    since: Option<String>,
+    until: Option<String>,
+    limit: Option<usize>,
+}
+
+/// The timeline, ascending, the newest `limit` points.
+pub(super) async fn points(
+    State(app): State<App>,
+    request: std::result::Result<Query<Request>, QueryRejection>,
+) -> Reply {
+    let request = query(request)?;
+    blocking(move || {
+        let version = app.groups.by_name(&request.group)?.library()?.now();
+        let (since, until) = (instant(&version, &request.since)?, instant(&version, &request.until)?);
+        let limit = request.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX);
+        let (points, truncated) = version.points(since, until, limit)?;
+        let points: Vec<Value> = points.iter().map(point).collect();
+        let gaps = gaps(&version, since, until);
+        Ok(Json(json!({"schema": 1, "points": points, "truncated": truncated, "gaps": gaps})))
+    })
+    .await
+}
+
+/// The time that is meant; `None`: no bound.
+fn instant(version: &Arc<Version>, text: &Option<String>) -> Result<Option<WallTime>> {
+    let Some(text) = text else { return Ok(None) };
+    Ok(match when::parse(text)? {
+        When::Latest => None,
+        When::At(time) => Some(time),
+        When::Seq(seq) => version.time_of(seq)?,
+        When::Mark(_) => Some(when::resolve(version, "the group", text, false)?.time),
+    })
+}
+
+fn gaps(version: &Version, since: Option<WallTime>, until: Option<WallTime>) -> Vec<Value> {
+    let all = version.timeline().gaps().filter(|(_, from, _, end)| {
+        let ended_before = end.is_some_and(|(_, to)| since.is_some_and(|since| to < since));
+        !ended_before && until.is_none_or(|until| *from <= until)
+    });
+    all.map(|(seq, from, gap, end)| {
+        json!({
+            "from_seq": seq.number(),
+            "to_seq": end.and_then(|(seq, _)| seq.before()).map(|seq| seq.number()),
+            "from": rfc3339(from),
+            "to": end.map(|(_, to)| rfc3339(to)),
+            "reason": reason(gap.reason),
+            "text": gap.text,
+        })
+    })
+    .collect()
+}
+
+fn reason(reason: GapReason) -> &'static str {
+    match reason {
+        GapReason::FirstCopy => "first copy",
+        GapReason::UncleanStart => "unclean start",
+        GapReason::SpoolFull => "spool full",
+        GapReason::SourceError => "source error",
+        GapReason::TrackerLost => "tracker lost",
+        GapReason::ChangedWhileStopped => "changed while stopped",
+    }
+}

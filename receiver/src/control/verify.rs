@@ -1,0 +1,91 @@
+//! `POST /v1/verify {group}`, answered with lines: all that is kept is read and checked.
+
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use journal::log::Finding;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::reply::{Lines, blocking, stream};
+use super::{App, document};
+use crate::error::{Code, Error, Result};
+use crate::group::Group;
+use crate::time::now;
+
+#[derive(Deserialize)]
+struct Request {
+    group: String,
+    #[serde(default)]
+    rebuild_index: bool,
+}
+
+/// Reads and checks segments, indexes and the replica image.
+pub(super) async fn verify(State(app): State<App>, body: Bytes) -> Response {
+    match document::<Request>(&body) {
+        Ok(request) => stream(|lines| run(app, request, lines)),
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn run(app: App, request: Request, lines: Lines) -> Result<Value> {
+    if request.rebuild_index {
+        let message = "an index is made again in memory whenever it is needed; it cannot be written again yet";
+        return Err(Error::new(Code::UNSUPPORTED, message));
+    }
+    let group = app.groups.by_name(&request.group)?;
+    let _alone = group.reserve("a verification")?;
+    let checked = group.clone();
+    let (mut bytes, mut findings) = blocking(move || journal(&checked, lines)).await?;
+    if let Some(image) = app.groups.image(group.id()) {
+        match image.check().await {
+            Ok((compared, differing)) => {
+                bytes += compared;
+                findings.extend(differing);
+            }
+            Err(error) => findings.push(damage("the replica image", &error.to_string())),
+        }
+    }
+    if findings.is_empty() {
+        group.verified(now());
+    }
+    let findings: Vec<Value> = findings
+        .iter()
+        .map(|finding| json!({"where": finding.place, "what": finding.what, "mended": finding.mended}))
+        .collect();
+    Ok(json!({"schema": 1, "ok": findings.is_empty(), "bytes_checked": bytes, "findings": findings}))
+}
+
+/// The journal; what was found when it was opened counts too, but a torn tail that was cut is no damage.
+fn journal(group: &Group, mut lines: Lines) -> Result<(u64, Vec<Finding>)> {
+    let snapshot = group.snapshot();
+    let mut findings: Vec<Finding> = snapshot.findings.into_iter().filter(|finding| !finding.mended).collect();
+    let Some(library) = snapshot.library else {
+        let why = snapshot.progress.fault.map_or_else(String::new, |fault| fault.why().to_owned());
+        return Ok((0, vec![damage("the journal", &why)]));
+    };
+    let version = library.now();
+    lines.plan(version.bytes(), json!({"bytes_total": version.bytes()}));
+    let mut done = 0;
+    let verified = version.verify(|total| {
+        lines.progress(total.saturating_sub(done), Instant::now());
+        done = total;
+        if lines.is_deserted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    if lines.is_deserted() {
+        return Err(Error::new(Code::FAILED, "the verification was interrupted"));
+    }
+    for finding in verified.findings {
+        if !findings.contains(&finding) {
+            findings.push(finding);
+        }
+    }
+    Ok((verified.bytes, findings))
+}
+
+fn damage(place: &str, what: &str) -> Finding {
+    Finding { place: place.to_owned(), what: what.to_owned(), mended: false }
+}

@@ -1,0 +1,225 @@
+use std::sync::Arc;
+
+use journal::codec::{Body, Mark, Sealed};
+use journal::disk::SimDisk;
+use journal::disk::sim::Fault as DiskFault;
+use journal::frame::Frame;
+use journal::wire::RefusalCode;
+
+use super::all::{Open, spawn};
+use super::writer::Opening;
+use super::*;
+use crate::testing::{Frames, GROUP, base_frame, extent};
+
+fn entry() -> GroupEntry {
+    let name = |text| Name::parse(text).unwrap();
+    GroupEntry { id: GROUP, name: name("db"), agent: name("web") }
+}
+
+fn start(disk: &SimDisk) -> Open {
+    let opening =
+        Opening { disk: Arc::new(disk.clone()), segment_bytes: 64 * 1024, entropy: || [5; 16], now: crate::time::now };
+    spawn(entry(), opening).unwrap()
+}
+
+async fn stop(open: Open) {
+    let queue = open.group.queue().take().unwrap();
+    queue.stop().await;
+    tokio::task::spawn_blocking(move || open.writer.join().unwrap()).await.unwrap();
+}
+
+/// Waits until `seq` is durable, or the session is refused.
+async fn durable(attachment: &mut Attachment, seq: Seq) -> std::result::Result<Head, Refusal> {
+    let now = attachment.progress.wait_for(|now| now.refused.is_some() || now.head.is_some_and(|h| h.seq >= seq)).await;
+    let now = now.unwrap();
+    match &now.refused {
+        Some(refused) => Err(refused.clone()),
+        None => Ok(now.head.unwrap()),
+    }
+}
+
+fn write(frames: &mut Frames, byte: u8) -> Frame {
+    frames.write(0, extent(u64::from(byte), 1), &[byte; 512]);
+    frames.finish()
+}
+
+fn last(frame: &Frame) -> Seq {
+    frame.last_seq().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acknowledged_is_durable_visible_and_there_after_a_restart() {
+    let disk = SimDisk::new(1);
+    let open = start(&disk);
+    let mut session = open.group.attach(SessionId(1)).await.unwrap();
+    assert_eq!(session.head, None);
+    let mut frames = Frames::new();
+    let mut newest = frames.begin(&[1000]);
+    session.ingest.live(newest.clone()).await.unwrap();
+    for byte in 1..200 {
+        newest = write(&mut frames, byte);
+        session.ingest.live(newest.clone()).await.unwrap();
+    }
+    let head = durable(&mut session, last(&newest)).await.unwrap();
+    assert_eq!(head.chain, newest.head());
+    let view = open.group.library().unwrap().now().view(head.seq).unwrap();
+    let mut sector = [0; 512];
+    view.read(journal::types::VolumeNo(0), 77 * 512, &mut sector).unwrap();
+    assert_eq!(sector, [77; 512]);
+    assert!(open.group.snapshot().lag.max().0 > 0);
+    stop(open).await;
+    let open = start(&disk);
+    assert_eq!(open.group.attach(SessionId(2)).await.unwrap().head, Some(head));
+    assert_eq!(open.group.snapshot().findings, []);
+    stop(open).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_session_fences_the_older_one_at_once() {
+    let open = start(&SimDisk::new(1));
+    let mut frames = Frames::new();
+    let old = open.group.attach(SessionId(5)).await.unwrap();
+    old.ingest.live(frames.begin(&[1000])).await.unwrap();
+    let new = open.group.attach(SessionId(6)).await.unwrap();
+    assert_eq!(old.ingest.live(write(&mut frames, 1)).await.unwrap_err().code, RefusalCode::Superseded);
+    assert_eq!(old.ingest.open_base(ResyncId([1; 16])).await.unwrap_err().code, RefusalCode::Superseded);
+    assert_eq!(old.progress.borrow().session, SessionId(6));
+    assert_eq!(open.group.attach(SessionId(5)).await.unwrap_err().code, RefusalCode::Superseded);
+    // What the old one had handed over before is there or not, and the new one is told which.
+    let first = new.head.map(|head| head.seq);
+    assert!(first.is_none() || first == Seq::new(3), "{first:?}");
+    stop(open).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_that_does_not_continue_is_refused_and_the_group_goes_on() {
+    let open = start(&SimDisk::new(1));
+    let mut frames = Frames::new();
+    let mut session = open.group.attach(SessionId(1)).await.unwrap();
+    let first = frames.begin(&[1000]);
+    session.ingest.live(first.clone()).await.unwrap();
+    durable(&mut session, last(&first)).await.unwrap();
+    let lost = write(&mut frames, 1);
+    let next = write(&mut frames, 2);
+    session.ingest.live(next.clone()).await.unwrap();
+    assert_eq!(durable(&mut session, last(&next)).await.unwrap_err().code, RefusalCode::ChainBroken);
+    assert!(session.ingest.live(lost.clone()).await.is_err(), "the session is over");
+    let mut session = open.group.attach(SessionId(2)).await.unwrap();
+    assert_eq!(session.head.unwrap().chain, first.head());
+    for frames in [[&first, &lost, &next], [&lost, &next, &write(&mut frames, 3)]] {
+        for frame in frames {
+            session.ingest.live(frame.clone()).await.unwrap();
+        }
+        // What is here already changes nothing.
+        let end = frames[2];
+        assert_eq!(durable(&mut session, last(end)).await.unwrap().chain, end.head());
+    }
+    stop(open).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_is_sealed_only_when_all_of_it_is_durable() {
+    let open = start(&SimDisk::new(1));
+    let mut frames = Frames::new();
+    let mut session = open.group.attach(SessionId(1)).await.unwrap();
+    let first = frames.begin(&[1000]);
+    session.ingest.live(first.clone()).await.unwrap();
+    durable(&mut session, last(&first)).await.unwrap();
+    let resync = ResyncId([8; 16]);
+    let base = base_frame(resync, Some(last(&first)), 0, extent(9, 1), &[9; 512]);
+    frames.push(Body::Sealed(Sealed { resync, head: base.head(), frames: 1 }));
+    let sealed = frames.finish();
+    session.ingest.live(sealed.clone()).await.unwrap();
+    assert!(durable(&mut session, last(&sealed)).await.is_err(), "nothing of the base is here");
+    let mut session = open.group.attach(SessionId(2)).await.unwrap();
+    assert_eq!(session.ingest.open_base(resync).await.unwrap(), None);
+    session.ingest.base(resync, base.clone()).await.unwrap();
+    let whole = BaseHead { frame: base.header().number, chain: base.head() };
+    session.progress.wait_for(|now| now.bases.contains(&(resync, whole))).await.unwrap();
+    assert_eq!(session.ingest.open_base(resync).await.unwrap(), Some(whole));
+    session.ingest.live(sealed.clone()).await.unwrap();
+    durable(&mut session, last(&sealed)).await.unwrap();
+    assert_eq!(session.progress.borrow().bases, []);
+    let mut sector = [0; 512];
+    let view = open.group.library().unwrap().now().view(last(&sealed)).unwrap();
+    view.read(journal::types::VolumeNo(0), 9 * 512, &mut sector).unwrap();
+    assert_eq!(sector, [9; 512]);
+    stop(open).await;
+}
+
+/// The disk fails at any operation: the session is refused, and once the disk works again nothing promised is missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_disk_ends_the_session_and_loses_nothing() {
+    let mut full = 0;
+    for op in 0..60 {
+        for fault in [DiskFault::Io, DiskFault::NoSpace] {
+            let disk = SimDisk::new(op);
+            let open = start(&disk);
+            let mut frames = Frames::new();
+            let mut session = open.group.attach(SessionId(1)).await.unwrap();
+            let mut sent = vec![frames.begin(&[1000])];
+            session.ingest.live(sent[0].clone()).await.unwrap();
+            let mut promised = durable(&mut session, last(&sent[0])).await.unwrap();
+            disk.fail_nth(disk.ops() + 1 + op, fault);
+            let refused = loop {
+                let frame = write(&mut frames, u8::try_from(sent.len() % 200).unwrap());
+                sent.push(frame.clone());
+                if let Err(refused) = session.ingest.live(frame.clone()).await {
+                    break refused;
+                }
+                match durable(&mut session, last(&frame)).await {
+                    Ok(head) => promised = head,
+                    Err(refused) => break refused,
+                }
+            };
+            full += usize::from(refused.code == RefusalCode::NoSpace);
+            assert!(open.group.snapshot().progress.fault.is_some());
+            let Ok(mut session) = open.group.attach(SessionId(2)).await else {
+                panic!("the disk works again, but the group does not: {:?}", open.group.snapshot().progress)
+            };
+            let head = session.head.unwrap();
+            assert!(head.seq >= promised.seq, "{promised:?} was promised, {head:?} is left");
+            assert_eq!(open.group.snapshot().progress.fault, None);
+            for frame in &sent {
+                session.ingest.live(frame.clone()).await.unwrap();
+            }
+            durable(&mut session, last(sent.last().unwrap())).await.unwrap();
+            stop(open).await;
+        }
+    }
+    assert!(full > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mark_is_asked_for_and_waited_for() {
+    let open = start(&SimDisk::new(1));
+    let group = open.group.clone();
+    assert_eq!(group.mark("m", None).await.unwrap_err().code().exit(), 16, "nobody is connected");
+    let mut frames = Frames::new();
+    let mut session = group.attach(SessionId(1)).await.unwrap();
+    session.ingest.live(frames.begin(&[1000])).await.unwrap();
+    let asked = tokio::spawn({
+        let group = group.clone();
+        async move { group.mark("before-upgrade", Some(WallTime(7))).await }
+    });
+    let Order::Mark { name, locked_until, reply } = session.orders.recv().await.unwrap();
+    assert_eq!((name.as_str(), locked_until), ("before-upgrade", Some(WallTime(7))));
+    let seq = frames.seq();
+    frames.push(Body::Mark(Mark { locked_until, name }));
+    reply.send(Ok(seq)).unwrap();
+    session.ingest.live(frames.finish()).await.unwrap();
+    assert_eq!(asked.await.unwrap().unwrap(), seq);
+    drop(session);
+    assert_eq!(group.mark("m", None).await.unwrap_err().code().exit(), 16, "it is gone again");
+    stop(open).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_group_takes_nothing_in() {
+    let open = start(&SimDisk::new(1));
+    let group = open.group.clone();
+    let session = group.attach(SessionId(1)).await.unwrap();
+    stop(open).await;
+    assert!(session.ingest.live(Frames::new().begin(&[8])).await.is_err());
+    assert!(group.attach(SessionId(2)).await.is_err());
+}
