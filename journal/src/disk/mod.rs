@@ -73,7 +73,8 @@ pub trait File: Send + Sync + Debug {
 /// How to open a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Open {
-    /// Read and write; it has to exist.
+    /// Read and write; it has to exist. What is read through any handle afterwards comes from the disk: a cache may still show what a
+    /// failed sync has lost.
     Existing,
     /// Read only; it has to exist.
     ReadOnly,

@@ -204,7 +204,12 @@ impl Disk for SimDisk {
                 Ok(DirChange::Create { name: name.to_owned(), inode: state.inodes.len() - 1 })
             })?;
         }
-        let inode = self.shared.powered()?.lookup(name)?;
+        let mut state = self.shared.powered()?;
+        let inode = state.lookup(name)?;
+        if mode == Open::Existing {
+            state.inodes[inode].forget_cache();
+        }
+        drop(state);
         let shared = Arc::clone(&self.shared);
         Ok(Arc::new(SimFile { shared, inode, name: name.to_owned(), handle: Handle::new(mode) }))
     }

@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::sync::{Arc, PoisonError};
 
+use super::scan::begins_with;
 use super::segment::{Segment, SegmentState, Stamp, Writer};
 use super::{BaseHead, Head, Log};
 use crate::codec::{Body, ManifestEntry, SegmentCreated, SegmentHeader, SegmentKind, SegmentSealed, Stopped};
@@ -70,7 +71,8 @@ impl Log {
             return Err(refused("is of another group"));
         }
         // A spool may begin anywhere: what was before it is at the receiver.
-        let begins = head.is_none() && (!self.options.entries || (first == Seq::FIRST && h.number == FrameNo::FIRST));
+        let is_first = (first, h.number, h.prev) == (Seq::FIRST, FrameNo::FIRST, ChainHead::START);
+        let begins = head.is_none() && (!self.options.entries || is_first);
         let continues = head.is_some_and(|head| {
             h.number == FrameNo::following(Some(head.frame)) && first == head.seq.after(1) && h.prev == head.chain
         });
@@ -142,13 +144,14 @@ impl Log {
         self.drop_segments(&old)
     }
 
-    /// Drops a base that will not be sealed.
+    /// Drops a base that will not be sealed. Its end goes first: what a crash leaves is the beginning of a base.
     ///
     /// # Errors
     /// As [`sync`](Log::sync).
     pub fn drop_base(&mut self, resync: ResyncId) -> Result<()> {
         let ours = |segment: &&Arc<Segment>| segment.header.kind == SegmentKind::Base { resync };
-        let old: Vec<SegmentNo> = self.segments.values().filter(ours).map(|segment| segment.header.number).collect();
+        let old: Vec<SegmentNo> =
+            self.segments.values().rev().filter(ours).map(|segment| segment.header.number).collect();
         self.drop_segments(&old)?;
         self.bases.remove(&resync);
         Ok(())
@@ -228,6 +231,11 @@ impl Log {
     /// 3. The manifest names it. Only then frames go into it.
     fn roll(&mut self, chain: Chain, first: &Frame, now: WallTime) -> Result<()> {
         let limit = self.options.segment_bytes;
+        // An empty one that a crash left may have been meant for another frame than this.
+        let unfit = |writer: &mut Writer| writer.last.is_none() && !begins_with(&writer.segment.header, first);
+        if let Some(unfit) = self.writer(chain).take_if(unfit) {
+            self.drop_segments(&[unfit.segment.header.number])?;
+        }
         if self.writer(chain).as_ref().is_some_and(|writer| writer.end < limit) {
             return Ok(());
         }

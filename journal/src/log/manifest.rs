@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Entropy;
 use crate::codec::{MANIFEST_ENTRY_BYTES, ManifestEntry, ManifestLine};
 use crate::disk::{Disk, File, Open, read_file, replace_file};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::limits::MANIFEST_BYTES;
 use crate::types::{GroupId, Salt};
 
@@ -28,14 +28,18 @@ pub(super) struct Opened {
 }
 
 impl Manifest {
-    /// Reads it, or makes the first one; `None` when there is none and `create` is not set.
+    /// Reads it, or makes the first one.
     pub(super) fn open(disk: &dyn Disk, group: GroupId, entropy: Entropy) -> Result<Opened> {
-        let bytes = match read_file(disk, NAME, MANIFEST_BYTES)? {
-            Some(bytes) => bytes,
-            None => create(disk, group, entropy)?,
+        // Opened before it is read: an entry whose sync failed must not be read from a cache.
+        let (file, bytes) = match disk.open(NAME, Open::Existing) {
+            Ok(file) => (file, read_file(disk, NAME, MANIFEST_BYTES)?.unwrap_or_default()),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let bytes = create(disk, group, entropy)?;
+                (disk.open(NAME, Open::Existing)?, bytes)
+            }
+            Err(error) => return Err(error),
         };
         let (entries, good) = parse(&bytes, group)?;
-        let file = disk.open(NAME, Open::Existing)?;
         let end = good * MANIFEST_ENTRY_BYTES as u64;
         let cut = bytes.len() as u64 != end;
         if cut {

@@ -97,6 +97,12 @@ impl Log {
         self.bases.get(&resync).and_then(|base| base.durable)
     }
 
+    /// Whether the last segment of a base that has frames is still open.
+    pub(crate) fn base_is_open(&self, resync: ResyncId) -> bool {
+        let writer = self.bases.get(&resync).and_then(|base| base.writer.as_ref());
+        writer.is_some_and(|writer| writer.last.is_some())
+    }
+
     /// The bases that there are.
     pub fn bases(&self) -> impl Iterator<Item = ResyncId> + '_ {
         self.bases.keys().copied()
@@ -105,6 +111,14 @@ impl Log {
     /// Bases of which something cannot be read: no view that needs one can be served.
     pub fn lost_bases(&self) -> &BTreeSet<ResyncId> {
         &self.lost_bases
+    }
+
+    /// Something of a base is missing: no view that needs it can be served, and nothing is written on top. `None` if that is known.
+    pub(crate) fn lose_base(&mut self, resync: ResyncId, what: &str) -> Option<Finding> {
+        let place = format!("base {resync}");
+        let new = self.lost_bases.insert(resync);
+        self.closed.get_or_insert_with(|| format!("{place}: {what}"));
+        new.then(|| Finding::damage(place, what))
     }
 
     /// Its segments, by number.

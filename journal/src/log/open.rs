@@ -39,6 +39,18 @@ pub struct Finding {
     pub mended: bool,
 }
 
+impl Finding {
+    /// Something that is as it should be now.
+    pub(crate) fn mended(place: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { place: place.into(), what: what.into(), mended: true }
+    }
+
+    /// Something that is lost.
+    pub(crate) fn damage(place: impl Into<String>, what: impl Into<String>) -> Self {
+        Self { place: place.into(), what: what.into(), mended: false }
+    }
+}
+
 impl Log {
     /// Opens the log in `disk`, makes it if there is none, and recovers from whatever a crash left. Findings are what was cut or is damaged.
     ///

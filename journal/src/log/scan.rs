@@ -6,7 +6,7 @@ use super::recover::Tail;
 use super::segment::next_envelope;
 use crate::codec::{ENVELOPE_BYTES, Envelope, FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKind};
 use crate::disk::File;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::frame::Frame;
 use crate::types::{ChainHead, FrameNo, Seq};
 
@@ -60,6 +60,11 @@ pub(crate) fn scan(
     Ok(Scanned { end: at, durable: durable.max(behind), tail, why })
 }
 
+/// Whether a segment with this header can begin with this frame.
+pub(super) fn begins_with(header: &SegmentHeader, frame: &Frame) -> bool {
+    Expect::start(header).fits(header, frame)
+}
+
 /// What the next frame of a chain has to be.
 struct Expect {
     number: FrameNo,
@@ -109,7 +114,7 @@ fn read_one(
     };
     let mut bytes = vec![0; usize::try_from(envelope.frame_bytes).unwrap_or(usize::MAX)];
     let frame_at = at + ENVELOPE_BYTES as u64;
-    if limit - frame_at < bytes.len() as u64 || file.read_at(frame_at, &mut bytes)? < bytes.len() {
+    if limit - frame_at < bytes.len() as u64 || read_up_to_end(file, frame_at, &mut bytes)? < bytes.len() {
         return Ok(Err("a frame that is cut off".into()));
     }
     Ok(match Frame::check(Bytes::from(bytes)) {
@@ -126,7 +131,7 @@ fn read_envelope(
     at: u64,
 ) -> Result<std::result::Result<Envelope, String>> {
     let mut bytes = [0; ENVELOPE_BYTES];
-    if limit.saturating_sub(at) < bytes.len() as u64 || file.read_at(at, &mut bytes)? < bytes.len() {
+    if limit.saturating_sub(at) < bytes.len() as u64 || read_up_to_end(file, at, &mut bytes)? < bytes.len() {
         return Ok(Err("an envelope that is cut off".into()));
     }
     Ok(match Envelope::decode(&bytes) {
@@ -143,7 +148,7 @@ fn look_behind(file: &dyn File, header: &SegmentHeader, from: u64, limit: u64) -
     let (mut tail, mut durable, mut at) = (Tail::Nothing, 0, from);
     while at < limit {
         let want = usize::try_from(limit - at).unwrap_or(WINDOW).min(WINDOW);
-        let got = file.read_at(at, buffer.get_mut(..want).unwrap_or_default())?;
+        let got = read_up_to_end(file, at, buffer.get_mut(..want).unwrap_or_default())?;
         if got == 0 {
             break;
         }
@@ -165,4 +170,13 @@ fn look_behind(file: &dyn File, header: &SegmentHeader, from: u64, limit: u64) -
         at += got as u64;
     }
     Ok((tail, durable))
+}
+
+/// Reads what there is. Short only where the file ends: a disk that returns less must not pass for a torn tail, which is cut.
+fn read_up_to_end(file: &dyn File, at: u64, buf: &mut [u8]) -> Result<usize> {
+    let got = file.read_at(at, buf)?;
+    if got < buf.len() && at + (got as u64) < file.len()? {
+        return Err(Error::new(ErrorKind::Io, "the disk returned less than there is").with_offset(at));
+    }
+    Ok(got)
 }

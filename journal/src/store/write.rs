@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::cache::IndexCache;
 use super::timeline::Timeline;
 use super::version::{Library, Version};
-use crate::codec::{Body, SegmentKind};
+use crate::codec::{Body, Sealed, SegmentKind};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::frame::Frame;
@@ -46,7 +46,7 @@ impl Store {
         segment_bytes: u64,
         entropy: Entropy,
     ) -> Result<(Self, Vec<Finding>)> {
-        let (mut log, findings) = Log::open(disk, LogOptions { group, segment_bytes, entries: true }, entropy)?;
+        let (mut log, mut findings) = Log::open(disk, LogOptions { group, segment_bytes, entries: true }, entropy)?;
         if log.closed().is_none() {
             log.sync()?;
             for resync in log.bases().collect::<Vec<_>>() {
@@ -58,6 +58,7 @@ impl Store {
             let events = if segment.sealed.is_some() { segment.events()? } else { open_events(&log, segment) };
             events.into_iter().for_each(|event| timeline.add(event));
         }
+        findings.extend(check_bases(&mut log, &timeline)?);
         let cache = Arc::new(IndexCache::default());
         let library = Library::new(Version {
             head: None,
@@ -268,6 +269,23 @@ impl Tail {
             self.footers.push(merged);
         }
     }
+}
+
+/// A base counts where it is sealed: all of it has to be there, as it was sealed, or views would be wrong. One whose end the manifest
+/// has lost gets it again.
+fn check_bases(log: &mut Log, timeline: &Timeline) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for event in timeline.events() {
+        let Body::Sealed(Sealed { resync, head, frames }) = event.record.body else { continue };
+        let found = log.base_head(resync).map_or((0, ChainHead::START), |head| (head.frame.number(), head.chain));
+        if found != (frames, head) || (log.base_is_open(resync) && log.closed().is_some()) {
+            findings.extend(log.lose_base(resync, "it is not there as it was sealed"));
+        } else if log.base_is_open(resync) {
+            log.finish_base(resync)?;
+            findings.push(Finding::mended(format!("base {resync}"), "its end was lost and is written again"));
+        }
+    }
+    Ok(findings)
 }
 
 fn is_live(segment: &Segment) -> bool {

@@ -72,6 +72,13 @@ impl Inode {
         self.pending.clear();
     }
 
+    /// What is read from now on comes from the disk: what a failed sync lost is gone.
+    pub(super) fn forget_cache(&mut self) {
+        let mut live = Arc::clone(&self.durable);
+        self.pending.iter().for_each(|change| change.apply(Arc::make_mut(&mut live)));
+        self.live = live;
+    }
+
     pub(super) fn flip_bit(&mut self, bit: u64) -> Result<()> {
         let index = usize::try_from(bit / 8).ok().filter(|index| *index < self.live.len());
         let index = index.ok_or_else(|| Error::invalid("the file has no such bit"))?;

@@ -4,7 +4,7 @@
 //! asks for more than the usual 10^5.
 
 use super::history::{GROUP, History, Step};
-use super::model::{Promised, check_view, open, play};
+use super::model::{Promised, check_view, open, perform, play};
 use crate::disk::SimDisk;
 use crate::disk::sim::{CrashMode, Rng};
 use crate::types::*;
@@ -40,13 +40,13 @@ fn power_cuts_at_every_operation_lose_nothing_promised() {
 }
 
 /// Opens what a crash left and judges it. Returns 1 if recovery had something to cut.
-fn check(disk: &SimDisk, history: &History, promised: &Promised, rng: &mut Rng, case: &str) -> u64 {
+pub(super) fn check(disk: &SimDisk, history: &History, promised: &Promised, rng: &mut Rng, case: &str) -> u64 {
     let (mut store, findings) = open(disk).unwrap_or_else(|error| panic!("{case}: {error:?}"));
     assert_eq!(store.closed(), None, "{case}");
     assert!(findings.iter().all(|finding| finding.mended), "{case}: {findings:?}");
     let head = store.head();
     assert!(head.map(|head| head.seq) >= promised.durable, "{case}: {head:?}, promised {promised:?}");
-    let known = |head: crate::log::Head| history.heads.contains(&(head.seq, head.chain));
+    let known = |head: Head| history.heads.contains(&(head.seq, head.chain));
     assert!(head.is_none_or(known), "{case}: invented {head:?}");
     let sealed = |id| store.library().now().timeline().sealed(id).is_some();
     for &(resync, frame) in &promised.bases {
@@ -68,7 +68,8 @@ fn check(disk: &SimDisk, history: &History, promised: &Promised, rng: &mut Rng, 
     u64::from(!findings.is_empty())
 }
 
-fn dropped(history: &History, resync: ResyncId) -> bool {
+/// Whether the history drops this base later.
+pub(super) fn dropped(history: &History, resync: ResyncId) -> bool {
     let mut made = false;
     history.steps.iter().any(|step| {
         made |= matches!(step, Step::Base(id, _) if *id == resync);
@@ -77,17 +78,10 @@ fn dropped(history: &History, resync: ResyncId) -> bool {
 }
 
 /// Does all steps again: what is there is passed over, what is missing comes in.
-fn go_on(store: &mut super::super::Store, history: &History, case: &str) {
-    let (session, now) = (SessionId(2), WallTime(2));
+pub(super) fn go_on(store: &mut super::super::Store, history: &History, case: &str) {
     for step in &history.steps {
-        let done = match step {
-            Step::Append(frames) => store.append(frames, session, now),
-            Step::Base(resync, _) if store.library().now().timeline().sealed(*resync).is_some() => Ok(()),
-            Step::Base(resync, frames) => store.append_base(*resync, frames, session, now),
-            Step::SyncBase(resync) => store.sync_base(*resync).map(drop),
-            Step::DropUnsealed(but) => store.drop_unsealed_bases(*but),
-            Step::Sync | Step::Reopen | Step::Stop => store.sync().map(drop),
-        };
+        let step = if matches!(step, Step::Reopen | Step::Stop) { &Step::Sync } else { step };
+        let done = perform(store, step, &mut Promised::default(), &|| unreachable!("not reopened"));
         done.unwrap_or_else(|error| panic!("{case}: going on with {step:?}: {error:?}"));
     }
 }

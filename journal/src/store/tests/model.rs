@@ -32,28 +32,57 @@ pub(super) struct Promised {
     pub(super) bases: Vec<(ResyncId, FrameNo)>,
 }
 
+impl Promised {
+    /// What opening a store promises: all that it shows.
+    pub(super) fn by(&mut self, store: &Store) {
+        if store.closed().is_some() {
+            return;
+        }
+        self.durable = store.head().map(|head| head.seq).max(self.durable);
+        let bases = store.log().bases().filter_map(|id| Some((id, store.base_head(id)?.frame)));
+        self.bases.extend(bases);
+    }
+}
+
 /// Does the steps; stops at the first error. What was promised is kept up to date even then.
 pub(super) fn play(disk: &SimDisk, steps: &[Step], promised: &mut Promised) -> Result<Store> {
-    let (session, now) = (SessionId(1), WallTime(1));
-    let (mut store, _) = open(disk)?;
+    let reopen = || Ok(open(disk)?.0);
+    let mut store = reopen()?;
     for step in steps {
-        match step {
-            Step::Append(frames) => store.append(frames, session, now)?,
-            Step::Sync => promised.durable = store.sync()?.map(|durable| durable.0).or(promised.durable),
-            Step::Base(resync, frames) => store.append_base(*resync, frames, session, now)?,
-            Step::SyncBase(resync) => {
-                let head = store.sync_base(*resync)?;
-                promised.bases.extend(head.map(|head| (*resync, head.frame)));
-            }
-            Step::DropUnsealed(but) => store.drop_unsealed_bases(*but)?,
-            Step::Reopen => store = open(disk)?.0,
-            Step::Stop => {
-                store.stop(now)?;
-                store = open(disk)?.0;
-            }
-        }
+        perform(&mut store, step, promised, &reopen)?;
     }
     Ok(store)
+}
+
+/// Does one step.
+pub(super) fn perform(
+    store: &mut Store,
+    step: &Step,
+    promised: &mut Promised,
+    reopen: &dyn Fn() -> Result<Store>,
+) -> Result<()> {
+    let (session, now) = (SessionId(1), WallTime(1));
+    match step {
+        Step::Append(frames) => store.append(frames, session, now)?,
+        Step::Sync => promised.durable = store.sync()?.map(|durable| durable.0).or(promised.durable),
+        Step::Base(resync, _) if store.library().now().timeline().sealed(*resync).is_some() => {}
+        Step::Base(resync, frames) => store.append_base(*resync, frames, session, now)?,
+        Step::SyncBase(resync) => {
+            let head = store.sync_base(*resync)?;
+            promised.bases.extend(head.map(|head| (*resync, head.frame)));
+        }
+        Step::DropUnsealed(but) => store.drop_unsealed_bases(*but)?,
+        Step::Reopen => {
+            *store = reopen()?;
+            promised.by(store);
+        }
+        Step::Stop => {
+            store.stop(now)?;
+            *store = reopen()?;
+            promised.by(store);
+        }
+    }
+    Ok(())
 }
 
 #[track_caller]
