@@ -47,10 +47,6 @@ impl Code {
     pub const NOT_INVITED: Self = Self(1201);
     /// The peer's key is not known.
     pub const NOT_TRUSTED: Self = Self(1202);
-    /// The invitation was not used in time.
-    pub const INVITATION_EXPIRED: Self = Self(1203);
-    /// Another key has used the invitation.
-    pub const INVITATION_USED: Self = Self(1204);
     /// There is no recovery point at that time.
     pub const NOT_COVERED: Self = Self(1301);
     /// What is stored is not what was written.

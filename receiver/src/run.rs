@@ -129,7 +129,7 @@ mod tests {
             let (tell, ready) = oneshot::channel();
             let (stop, stopped) = oneshot::channel::<()>();
             let running = tokio::spawn(serve(options(dir.path()), move |ready| tell.send(ready).unwrap(), async {
-                stopped.await.unwrap()
+                stopped.await.unwrap();
             }));
             let ready: Ready = ready.await.unwrap();
             assert_ne!(ready.listen.port(), 0);

@@ -61,8 +61,9 @@ impl Queue {
         (Self { commands, room }, receiver)
     }
 
+    /// Whether frames wait, or are being written.
     pub(super) fn is_busy(&self) -> bool {
-        self.commands.capacity() < COMMANDS
+        self.room.available_permits() < usize::try_from(QUEUE_BYTES).unwrap_or(Semaphore::MAX_PERMITS)
     }
 
     /// Tells the writer to end after all that waits before it.

@@ -161,7 +161,7 @@ impl Group {
         self.shared.progress.subscribe()
     }
 
-    /// Whether frames wait to be written: whoever can wait does.
+    /// Whether frames wait to be written, or are being written: whoever can wait does.
     pub fn is_ingesting(&self) -> bool {
         self.queue().as_ref().is_some_and(Queue::is_busy)
     }

@@ -223,3 +223,43 @@ async fn a_stopped_group_takes_nothing_in() {
     assert!(session.ingest.live(Frames::new().begin(&[8])).await.is_err());
     assert!(group.attach(SessionId(2)).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_group_says_so_and_stops_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = || {
+        let dir = crate::catalog::StoreDir::open(dir.path(), crate::catalog::StoreId([1; 16])).unwrap();
+        Groups::open(crate::catalog::Catalog::open(dir).unwrap(), false).unwrap()
+    };
+    let agent = Name::parse("web").unwrap();
+    let (good, bad) = (GroupId([1; 16]), GROUP);
+    let groups = open();
+    groups.claim(&agent, good, "good").unwrap();
+    let group = groups.claim(&agent, bad, "bad").unwrap();
+    let mut session = group.attach(groups.next_session()).await.unwrap();
+    let mut frames = Frames::new();
+    let mut newest = frames.begin(&[1000]);
+    session.ingest.live(newest.clone()).await.unwrap();
+    for byte in 1..9 {
+        newest = write(&mut frames, byte);
+        session.ingest.live(newest.clone()).await.unwrap();
+    }
+    durable(&mut session, last(&newest)).await.unwrap();
+    groups.stop().await;
+    let bad_dir = groups.catalog().group_dir(bad);
+    drop(groups);
+    // Its tail was promised, and is gone.
+    let segment = std::fs::read_dir(&bad_dir).unwrap().map(|entry| entry.unwrap().path());
+    let segment = segment.into_iter().find(|path| path.extension().is_some_and(|e| e == "seg")).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(&segment).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 600).unwrap();
+    let groups = open();
+    let group = groups.by_name("bad").unwrap();
+    assert!(matches!(group.snapshot().progress.fault, Some(Fault::Damaged(_))));
+    assert!(!group.snapshot().findings.is_empty());
+    assert_eq!(group.attach(groups.next_session()).await.unwrap_err().code, RefusalCode::Damaged);
+    let version = group.library().unwrap().now();
+    assert!(version.view(Seq::new(5).unwrap()).is_ok(), "what is below the damage is readable");
+    groups.by_name("good").unwrap().attach(groups.next_session()).await.unwrap();
+    groups.stop().await;
+}

@@ -181,7 +181,7 @@ impl Seen {
 
 /// Makes a range of a file or device read as zeroes: a hole where that works, else zeroes.
 pub(crate) fn zero(file: &File, extent: Extent) -> io::Result<()> {
-    const ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
+    static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     if rustix::fs::fallocate(file, flags, extent.byte(), extent.bytes()).is_ok() {
         return Ok(());

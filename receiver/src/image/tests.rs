@@ -128,8 +128,9 @@ fn a_crash_at_any_place_is_finished_at_the_next_start() {
                     drop(files);
                     files = Files::load(dir.path(), GROUP).unwrap();
                     // The stack says where it is going, whether or not it got there before.
-                    let poses = files.state().intent.as_ref().map_or(&files.state().poses, |intent| &intent.poses);
-                    expect = match poses.last() {
+                    let state = files.state();
+                    let poses = state.intent.as_ref().map(|intent| &intent.poses);
+                    expect = match poses.unwrap_or(&state.poses).last() {
                         Some(Pose::Held(seq)) => Seq::new(*seq),
                         Some(Pose::Following) | None => None,
                     };

@@ -78,7 +78,9 @@ impl Restore {
         if let Some(dir) = self.directory.as_ref().filter(|dir| !dir.exists()) {
             let failed = |error: std::io::Error| Error::from(error).context(format!("cannot create {}", dir.display()));
             fs::create_dir(dir).map_err(failed)?;
-            fs::File::open(dir.parent().unwrap_or(Path::new("/"))).and_then(|dir| dir.sync_all()).map_err(failed)?;
+            fs::File::open(dir.parent().unwrap_or_else(|| Path::new("/")))
+                .and_then(|dir| dir.sync_all())
+                .map_err(failed)?;
         }
         let mut restored = Restored { bytes: 0, blocks: 0, hashes: Vec::new() };
         for (volume, path) in &self.volumes {

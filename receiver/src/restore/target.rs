@@ -52,7 +52,7 @@ impl Target {
         let mode =
             if found == Found::File { unused_file(path)?.metadata()?.permissions().mode() & 0o777 } else { 0o600 };
         let unique = journal::types::Hash::of(&link::random::<16>()).to_string();
-        let part = directory(path).join(format!(".backspool-{:.16}.part", unique));
+        let part = directory(path).join(format!(".backspool-{unique:.16}.part"));
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(&part).map_err(|error| {
             Error::from(error).context(format!("cannot create a file in {}", directory(path).display()))
@@ -201,5 +201,5 @@ fn in_use(path: &Path, why: &str) -> Error {
 }
 
 fn directory(path: &Path) -> &Path {
-    path.parent().filter(|parent| *parent != OsStr::new("")).unwrap_or(Path::new("/"))
+    path.parent().filter(|parent| *parent != OsStr::new("")).unwrap_or_else(|| Path::new("/"))
 }
