@@ -39,7 +39,7 @@ fn row(size: &str, bytes: usize, count: usize, options: &Options) -> Result<Row>
     let content = data::incompressible(bytes, 2);
     let mut chain = Chain::new(1 << 30, false);
     let (mut ours, mut least) = (Vec::new(), Vec::new());
-    for _ in 0..options.size(9, 1) {
+    for _ in 0..options.rounds(9) {
         let (mut took_ours, mut took_raw) = (Duration::ZERO, Duration::ZERO);
         for _ in 0..count {
             content.chunks(block).for_each(|chunk| chain.write(0, chunk));

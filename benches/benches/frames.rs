@@ -57,7 +57,7 @@ fn row(what: String, content: &[u8], block: usize, compress: bool, options: &Opt
         })?;
         Ok(gigabytes_per_second(content.len(), took))
     };
-    let (ours, least) = pairs(options.size(7, 1), ours, least)?;
+    let (ours, least) = pairs(options.rounds(7), ours, least)?;
     let lz4 = if compress { " + LZ4" } else { "" };
     let floor = Some((format!("memcpy + CRC-32 + BLAKE3{lz4}"), least));
     Ok(Row { what, unit: "GB/s", ours, floor, aim: Aim::Known })

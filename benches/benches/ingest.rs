@@ -57,7 +57,7 @@ fn row(what: &str, frames: &[Frame], touched: bool, options: &Options) -> Result
         let ((), took) = timed(|| floor::copy_check_hash_write(parts, &mut scratch, &file))?;
         Ok(gigabytes_per_second(bytes, took))
     };
-    let (ours, least) = pairs(options.size(7, 1), ours, least)?;
+    let (ours, least) = pairs(options.rounds(7), ours, least)?;
     let aim = if touched { Aim::RatioAtLeast(0.6) } else { Aim::Known };
     let floor = ("memcpy + CRC-32 + BLAKE3 + write(2)".to_owned(), least);
     Ok(Row { what: what.to_owned(), unit: "GB/s", ours, floor: Some(floor), aim })

@@ -31,7 +31,7 @@ fn main() -> Result<()> {
     let row = runtime.block_on(async {
         let pair = Pair::connect().await?;
         let (mut ours, mut bare) = (Vec::new(), Vec::new());
-        for round in 0..=options.size(7, 1) {
+        for round in 0..=options.rounds(7) {
             let values = (pair.journaled(&frames).await?, pair.bare(&frames).await?);
             // The first fills caches and opens the congestion window.
             if round > 0 {

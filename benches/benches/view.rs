@@ -62,14 +62,14 @@ fn fill(dir: &Path, volume: u64) -> Result<u64> {
 
 /// What a restart of the receiver waits for.
 fn reopen(dir: &Path, options: &Options) -> Result<Row> {
-    let rounds = (0..options.size(5, 1)).map(|_| Ok(millis(timed(|| open(dir))?.1)));
+    let rounds = (0..options.rounds(5)).map(|_| Ok(millis(timed(|| open(dir))?.1)));
     let ours = rounds.collect::<Result<Samples>>()?;
     Ok(Row { what: "open the store".to_owned(), unit: "ms", ours, floor: None, aim: Aim::Known })
 }
 
 /// Nothing but the manifest was read before.
 fn first_read(dir: &Path, options: &Options) -> Result<Row> {
-    let rounds = (0..options.size(5, 1)).map(|_| {
+    let rounds = (0..options.rounds(5)).map(|_| {
         let (store, _) = open(dir)?;
         let library = store.library();
         let ((), took) = timed(|| {
@@ -153,7 +153,7 @@ fn whole(library: &Library, dir: &Path, volume: u64, request: usize, options: &O
         })?;
         Ok(gigabytes_per_second(bytes, took))
     };
-    let (ours, least) = pairs(options.size(5, 1), ours, least)?;
+    let (ours, least) = pairs(options.rounds(5), ours, least)?;
     Ok(Row {
         what: format!("the whole view, {} KiB at a time", request >> 10),
         unit: "GB/s",

@@ -31,7 +31,7 @@ impl Chain {
     /// If no volume can have that size.
     pub fn new(volume_bytes: u64, compress: bool) -> Self {
         let mut builder = FrameBuilder::new();
-        let begin = EpochBegin { parent: None, seq: None, head: ChainHead::START };
+        let begin = EpochBegin::FIRST;
         builder.push(START, Body::EpochBegin(begin));
         let size = Sectors::of_bytes(volume_bytes).expect("a size that volumes have");
         let add = VolumeAdd { uuid: VolumeUuid([9; 16]), name: "bench".to_owned() };

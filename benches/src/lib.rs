@@ -3,8 +3,12 @@
 
 pub mod chain;
 pub mod data;
+pub mod fio;
 pub mod floor;
+pub mod mirror;
 pub mod options;
 pub mod place;
+pub mod process;
 pub mod samples;
+pub mod stage;
 pub mod table;

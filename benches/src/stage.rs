@@ -1,0 +1,95 @@
+//! A receiver and an agent as real processes, protecting a volume through the tap.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::process::{Process, backspool, run, until};
+use crate::table::{Aim, Row};
+
+/// Name of the only group.
+const GROUP: &str = "bench";
+
+/// Both processes. Dropped, the agent stops first.
+#[derive(Debug)]
+pub struct Stage {
+    agent: Process,
+    receiver: Process,
+    program: PathBuf,
+    dir: PathBuf,
+    started: Instant,
+}
+
+impl Stage {
+    /// Starts both in `dir`; returns as soon as the tap accepts, when the first copy of `source` has just begun.
+    pub fn set(dir: &Path, source: &Path) -> Result<Self> {
+        let program = backspool()?;
+        let command = |args: &[&str]| {
+            let mut command = Command::new(&program);
+            command.arg("--config").arg(dir.join("empty.toml")).args(args);
+            command
+        };
+        std::fs::write(dir.join("empty.toml"), "")?;
+        let (store, state) = (dir.join("store"), dir.join("state"));
+        let mut serve = command(&["serve", "--listen", "127.0.0.1:0"]);
+        let mut receiver = Process::start(serve.arg(&store), &dir.join("receiver.log"))?;
+        let mut line = String::new();
+        BufReader::new(receiver.stdout()?).read_line(&mut line)?;
+        let ready: Value = serde_json::from_str(&line).context("the receiver did not come up")?;
+        let address = ready["listen"].as_str().context("the receiver names no address")?;
+        let control = store.join("control.sock");
+        let invitation = run(command(&["invite", GROUP, "--address", address, "--socket"]).arg(&control))?;
+        run(command(&["join", invitation.trim(), "--state"]).arg(&state))?;
+        let volume = format!("{GROUP}={}", source.display());
+        let tap = format!("unix:{}", tap(dir).display());
+        let mut protect = command(&["protect", &volume, "--tracker", "tap", "--nbd", &tap, "--state"]);
+        let started = Instant::now();
+        let mut agent = Process::start(protect.arg(&state), &dir.join("agent.log"))?;
+        agent.listens(&crate::stage::tap(dir))?;
+        Ok(Self { agent, receiver, program, dir: dir.to_owned(), started })
+    }
+
+    /// How long ago the agent was started.
+    pub fn since_start(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Where clients reach the volume.
+    pub fn tap(&self) -> PathBuf {
+        tap(&self.dir)
+    }
+
+    /// What `status` says of the group; null before the receiver knows it.
+    pub fn status(&self) -> Result<Value> {
+        let mut command = Command::new(&self.program);
+        command.args(["--json", "--socket"]).arg(self.dir.join("store/control.sock")).arg("status");
+        let mut document: Value = serde_json::from_str(&run(&mut command)?)?;
+        Ok(document.pointer_mut("/groups/0").map_or(Value::Null, Value::take))
+    }
+
+    /// Waits until the first copy is durable and everything since.
+    pub fn live(&self) -> Result<()> {
+        until(|| {
+            let group = self.status()?;
+            Ok(group["state"] == "live" && group["rpo_seconds"].as_f64() == Some(0.0))
+        })
+    }
+
+    /// What both have taken of the memory so far.
+    pub fn memory(&self, after: &str) -> Result<Vec<Row>> {
+        let row = |who: &str, process: &Process| {
+            let what = format!("{who}, most resident memory, after {after}");
+            let ours = [process.peak_mebibytes()?].into_iter().collect();
+            anyhow::Ok(Row { what, unit: "MiB", ours, floor: None, aim: Aim::AtMost(256.0) })
+        };
+        Ok(vec![row("agent", &self.agent)?, row("receiver", &self.receiver)?])
+    }
+}
+
+fn tap(dir: &Path) -> PathBuf {
+    dir.join("tap.sock")
+}
