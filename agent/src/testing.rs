@@ -88,7 +88,7 @@ pub(crate) fn begin_with(dir: &Path, limit_bytes: u64, clock: Arc<dyn Clock>) ->
 }
 
 pub(crate) fn epoch(parent: Option<Head>, limit_bytes: u64) -> Epoch {
-    Epoch { group: GROUP, id: EpochId(entropy()), boot: BOOT, parent, limit_bytes }
+    Epoch { group: GROUP, id: EpochId(entropy()), boot: BOOT, parent, continues: false, limit_bytes }
 }
 
 /// Every frame up to the last record captured so far, checked as a receiver does.

@@ -73,7 +73,7 @@ impl Frames {
 
     /// The first frame: the epoch, volumes of these sizes in sectors, and an empty base.
     pub(crate) fn begin(&mut self, sizes: &[u64]) -> Frame {
-        self.push(Body::EpochBegin(EpochBegin { parent: None, seq: None, head: ChainHead::START }));
+        self.push(Body::EpochBegin(EpochBegin::FIRST));
         for (number, &size) in (0..).zip(sizes) {
             let (size, name) = (Sectors::new(size).unwrap(), format!("vol{number}"));
             let add = VolumeAdd { uuid: uuid(number), name };

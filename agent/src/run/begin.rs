@@ -215,7 +215,14 @@ fn begin(
     let (before, seq) = (parent.map(|head| head.epoch), parent.map(|head| head.seq));
     state.begin(OpenedEpoch { id: epoch, parent: before, seq, chain }, volumes)?;
     let wake = Arc::clone(parts.wake);
-    let opened = Epoch { group: parts.id, id: epoch, boot: parts.boot, parent, limit_bytes: parts.spool_limit_bytes };
+    let opened = Epoch {
+        group: parts.id,
+        id: epoch,
+        boot: parts.boot,
+        parent,
+        continues: gap.is_none(),
+        limit_bytes: parts.spool_limit_bytes,
+    };
     let on_new = Box::new(move || wake.notify_one());
     let (spool, capture) = Spool::begin(found, &opened, Arc::new(SystemClock), on_new)?;
     declare(&capture, subjects, removed, gap);

@@ -52,6 +52,8 @@ pub struct Epoch {
     pub boot: BootId,
     /// What it continues. Unless it is the spool's own head, frames in the spool that were not sent are given up.
     pub parent: Option<Head>,
+    /// Whether it is proven that nothing wrote the volumes since.
+    pub continues: bool,
     /// Bytes the spool may take before capture ends.
     pub limit_bytes: u64,
 }
@@ -125,12 +127,13 @@ impl Spool {
         clock: Arc<dyn Clock>,
         on_new: Box<dyn Fn() + Send>,
     ) -> Result<(Self, Arc<Capture>)> {
-        let &Epoch { group, id, boot, parent, limit_bytes } = epoch;
+        let &Epoch { group, id, boot, parent, continues, limit_bytes } = epoch;
         let found = found.continuing(parent)?;
         let last = parent.map(|head| head.seq);
         let capture = Arc::new(Capture::new(Start { last, time: found.time }, clock));
         let head = parent.map_or(ChainHead::START, |head| head.chain);
-        capture.record(Body::EpochBegin(EpochBegin { parent: parent.map(|head| head.epoch), seq: last, head }));
+        let parent_epoch = parent.map(|head| head.epoch);
+        capture.record(Body::EpochBegin(EpochBegin { parent: parent_epoch, seq: last, head, continues }));
         let mut recent = Recent { spooled: last, logged: last, ..Recent::default() };
         if let Some(head) = found.head {
             recent.ages.add(head.seq, found.time);

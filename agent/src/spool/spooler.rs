@@ -15,6 +15,9 @@ use crate::capture::{Capture, Taken};
 
 /// How long nothing is recorded before a report says that nothing happened: it extends what is covered.
 const IDLE: Duration = Duration::from_secs(1);
+/// How long it rests after a frame that was not full. A single write leaves at once; of thousands in a second, some leave
+/// together: closing a frame for each would take the processor from whoever writes.
+const REST: Duration = Duration::from_micros(500);
 /// The wall clock was set if it moved so many microseconds against the boot clock from one frame to the next: slewing does not.
 const STEP: u64 = 500_000;
 
@@ -47,7 +50,13 @@ impl Spooler {
     pub(super) fn run(mut self) {
         loop {
             match self.capture.take(IDLE) {
-                Taken::Frames(builders) => self.spool(builders),
+                Taken::Frames(builders) => {
+                    let was_full = builders.iter().all(FrameBuilder::is_full);
+                    self.spool(builders);
+                    if !was_full {
+                        std::thread::sleep(REST);
+                    }
+                }
                 Taken::Idle => {
                     self.capture.record_at_once(Body::Clock(ClockKind::Report));
                     self.shared.drop_durable();

@@ -112,7 +112,7 @@ fn an_epoch_that_continues_another_place_begins_an_empty_spool() {
     let (spool, capture) = begun.unwrap();
     let first = spool.wait_after(Some(ahead.seq), Duration::from_secs(60)).unwrap().unwrap();
     assert_eq!((first.header().number.number(), first.header().prev), (100, ahead.chain));
-    let begin = EpochBegin { parent: Some(ahead.epoch), seq: Some(ahead.seq), head: ahead.chain };
+    let begin = EpochBegin { parent: Some(ahead.epoch), seq: Some(ahead.seq), head: ahead.chain, continues: false };
     assert_eq!(first.records().next().unwrap().body, Body::EpochBegin(begin));
     assert_eq!(spool.next_after(None).unwrap_err().kind(), ErrorKind::NotFound);
     capture.record(Body::Flush);

@@ -2,7 +2,7 @@
 
 use super::bytes::{Malformed, Reader, Writer};
 use crate::limits::NAME_BYTES;
-use crate::types::{ChainHead, EpochId, Hash, ResyncId, Seq, VolumeUuid, WallTime};
+use crate::types::{ChainHead, EpochId, Hash, Head, ResyncId, Seq, VolumeUuid, WallTime};
 
 /// A named point.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +89,9 @@ pub struct EpochBegin {
     pub seq: Option<Seq>,
     /// The chain head there.
     pub head: ChainHead,
+    /// Whether it is proven that nothing wrote the volumes in between. If not, the points end with the parent: what was written since
+    /// nobody knows, and this record's time says nothing of it.
+    pub continues: bool,
 }
 
 impl Mark {
@@ -157,20 +160,35 @@ impl Sealed {
 }
 
 impl EpochBegin {
+    /// The first run on a group.
+    pub const FIRST: Self = Self { parent: None, seq: None, head: ChainHead::START, continues: false };
+
+    /// Whether it goes on from where `head` stands.
+    pub fn follows(&self, head: Option<Head>) -> bool {
+        let chain = head.map_or(ChainHead::START, |head| head.chain);
+        (self.parent, self.seq, self.head) == (head.map(|head| head.epoch), head.map(|head| head.seq), chain)
+    }
+
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::default();
         w.put(&self.parent.map_or([0; 16], |id| id.0)).u64(Seq::encode(self.seq)).put(&self.head.0.0);
+        w.u8(u8::from(self.continues));
         w.finish()
     }
 
     /// From a note.
     pub fn decode(note: &[u8]) -> Result<Self, Malformed> {
         let mut r = Reader::new(note);
-        let begin =
-            Self { parent: EpochId::new(r.array()?), seq: Seq::new(r.u64()?), head: ChainHead(Hash(r.array()?)) };
+        let (parent, seq) = (EpochId::new(r.array()?), Seq::new(r.u64()?));
+        let head = ChainHead(Hash(r.array()?));
+        let continues = match r.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(Malformed("an epoch that neither continues nor does not")),
+        };
         r.end()?;
-        Ok(begin)
+        Ok(Self { parent, seq, head, continues })
     }
 }
 

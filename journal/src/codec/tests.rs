@@ -137,7 +137,7 @@ fn bodies() -> Vec<Body> {
         Body::RollbackSealed { target },
         Body::Clock(ClockKind::Report),
         Body::Clock(ClockKind::Step),
-        Body::EpochBegin(EpochBegin { parent: None, seq: None, head: ChainHead::START }),
+        Body::EpochBegin(EpochBegin::FIRST),
         Body::Ignored,
     ]
 }

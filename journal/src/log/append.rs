@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError};
 use super::scan::begins_with;
 use super::segment::{Segment, SegmentState, Stamp, Writer};
 use super::{BaseHead, Head, Log};
+use crate::codec::FrameKind;
 use crate::codec::{Body, ManifestEntry, SegmentCreated, SegmentHeader, SegmentKind, SegmentSealed, Stopped};
-use crate::codec::{EpochBegin, FrameKind};
 use crate::disk::Open;
 use crate::error::{Error, Result};
 use crate::frame::Frame;
@@ -80,11 +80,10 @@ impl Log {
             return Err(refused("does not continue the order"));
         }
         if head.is_none_or(|head| head.epoch != h.epoch) {
-            let begin = frame.records().next().map(|record| record.body);
-            let Some(Body::EpochBegin(EpochBegin { parent, seq, head: chain })) = begin else {
+            let Some(Body::EpochBegin(begin)) = frame.records().next().map(|record| record.body) else {
                 return Err(refused("begins an epoch without saying so"));
             };
-            if head.is_some_and(|head| (parent, seq, chain) != (Some(head.epoch), Some(head.seq), head.chain)) {
+            if head.is_some() && !begin.follows(head) {
                 return Err(refused("begins an epoch that continues another history"));
             }
         }

@@ -48,7 +48,7 @@ fn live(first: u64, count: u64) -> Vec<Frame> {
     let (mut builder, mut prev, mut frames) = (FrameBuilder::new(), ChainHead::START, Vec::new());
     for n in first..first + count {
         if n == first {
-            builder.push(NOW, Body::EpochBegin(EpochBegin { parent: None, seq: None, head: ChainHead::START }));
+            builder.push(NOW, Body::EpochBegin(EpochBegin::FIRST));
         } else {
             write(&mut builder, n);
         }
@@ -120,7 +120,7 @@ fn a_groups_first_frame_has_nothing_before_it() {
     let disk = SimDisk::new(1);
     let (mut log, _) = open(&disk, true).unwrap();
     let mut builder = FrameBuilder::new();
-    builder.push(NOW, Body::EpochBegin(EpochBegin { parent: None, seq: None, head: ChainHead::START }));
+    builder.push(NOW, Body::EpochBegin(EpochBegin::FIRST));
     let frame = builder.finish(&seal(FrameKind::Live { first: Seq::FIRST }, 1, ChainHead(Hash([9; 32]))));
     assert_eq!(log.append(&[frame], SESSION, NOW).unwrap_err().kind(), ErrorKind::Invalid);
     // A store begins at the beginning; a spool wherever the receiver is.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::version::Version;
-use crate::codec::{Body, FrameKind, PointClass};
+use crate::codec::{Body, FrameKind, Gap, PointClass};
 use crate::error::Result;
 use crate::index::FrameSpot;
 use crate::log::Segment;
@@ -33,6 +33,19 @@ pub struct PointInfo {
     pub class: PointClass,
     /// Its name, if it is a mark.
     pub mark: Option<String>,
+}
+
+/// A stretch of the order without points.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GapInfo {
+    /// Its first record.
+    pub from: Seq,
+    /// The last instant before it: nothing after that is covered.
+    pub from_time: WallTime,
+    /// The `sealed` that ended it; `None` while it goes on.
+    pub to: Option<(Seq, WallTime)>,
+    /// Why.
+    pub gap: Gap,
 }
 
 /// There is no such point; what there is around it.
@@ -101,6 +114,20 @@ impl Version {
         points.truncate(limit);
         points.reverse();
         Ok((points, truncated))
+    }
+
+    /// All gaps, oldest first. One begins behind the last point before it, not at the record that says so.
+    pub fn gaps(&self) -> Result<Vec<GapInfo>> {
+        let mut gaps = Vec::new();
+        for (seq, time, gap, to) in self.timeline.gaps() {
+            let last = self.timeline.stretches().iter().filter_map(|stretch| stretch.to).rfind(|&to| to < seq);
+            let from_time = last.map(|last| self.time_of(last)).transpose()?.flatten().unwrap_or(time);
+            let is_new = gaps.last().is_none_or(|known: &GapInfo| known.to.is_some_and(|(end, _)| end <= seq));
+            if is_new {
+                gaps.push(GapInfo { from: last.map_or(seq, |last| last.after(1)), from_time, to, gap: gap.clone() });
+            }
+        }
+        Ok(gaps)
     }
 
     /// Time of the record at `seq`.

@@ -13,7 +13,7 @@ mod version;
 mod view;
 mod write;
 
-pub use find::{NotCovered, PointInfo, When};
+pub use find::{GapInfo, NotCovered, PointInfo, When};
 pub use timeline::{Stretch, Timeline, VolumeInfo};
 pub use verify::Verified;
 pub use version::{Library, Version};

@@ -1,6 +1,6 @@
 //! What the order says of itself: covered stretches, gaps, marks, volumes.
 
-use crate::codec::{Body, Gap, Mark};
+use crate::codec::{Body, EpochBegin, Gap, Mark};
 use crate::index::Event;
 use crate::types::{ResyncId, Sectors, Seq, VolumeNo, VolumeUuid, WallTime};
 
@@ -42,7 +42,7 @@ impl Timeline {
             Body::Sealed(_) if self.covered().is_none() => {
                 self.stretches.push(Stretch { from: event.seq, from_time: event.record.time, to: None });
             }
-            Body::Gap(_) => {
+            Body::Gap(_) | Body::EpochBegin(EpochBegin { continues: false, .. }) => {
                 if let Some(open) = self.stretches.last_mut().filter(|stretch| stretch.to.is_none()) {
                     open.to = event.seq.before();
                 }

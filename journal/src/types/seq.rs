@@ -91,7 +91,6 @@ impl fmt::Display for FrameNo {
     }
 }
 
-
 /// All up to here survived `fdatasync`, with everything needed to find it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Durable(pub Seq);

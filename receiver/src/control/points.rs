@@ -40,7 +40,7 @@ pub(super) async fn points(
         let limit = request.limit.unwrap_or(LIMIT_DEFAULT).min(LIMIT_MAX);
         let (points, truncated) = version.points(since, until, limit)?;
         let points: Vec<Value> = points.iter().map(point).collect();
-        let gaps = gaps(&version, since, until);
+        let gaps = gaps(&version, since, until)?;
         Ok(Json(json!({"schema": 1, "points": points, "truncated": truncated, "gaps": gaps})))
     })
     .await
@@ -57,22 +57,22 @@ fn instant(version: &Arc<Version>, text: &Option<String>) -> Result<Option<WallT
     })
 }
 
-fn gaps(version: &Version, since: Option<WallTime>, until: Option<WallTime>) -> Vec<Value> {
-    let all = version.timeline().gaps().filter(|(_, from, _, end)| {
-        let ended_before = end.is_some_and(|(_, to)| since.is_some_and(|since| to < since));
-        !ended_before && until.is_none_or(|until| *from <= until)
+fn gaps(version: &Version, since: Option<WallTime>, until: Option<WallTime>) -> Result<Vec<Value>> {
+    let all = version.gaps()?.into_iter().filter(|gap| {
+        let ended_before = gap.to.is_some_and(|(_, to)| since.is_some_and(|since| to < since));
+        !ended_before && until.is_none_or(|until| gap.from_time <= until)
     });
-    all.map(|(seq, from, gap, end)| {
+    let json = all.map(|gap| {
         json!({
-            "from_seq": seq.number(),
-            "to_seq": end.and_then(|(seq, _)| seq.before()).map(|seq| seq.number()),
-            "from": rfc3339(from),
-            "to": end.map(|(_, to)| rfc3339(to)),
-            "reason": reason(gap.reason),
-            "text": gap.text,
+            "from_seq": gap.from.number(),
+            "to_seq": gap.to.and_then(|(seq, _)| seq.before()).map(|seq| seq.number()),
+            "from": rfc3339(gap.from_time),
+            "to": gap.to.map(|(_, to)| rfc3339(to)),
+            "reason": reason(gap.gap.reason),
+            "text": gap.gap.text,
         })
-    })
-    .collect()
+    });
+    Ok(json.collect())
 }
 
 fn reason(reason: GapReason) -> &'static str {

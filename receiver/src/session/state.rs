@@ -9,7 +9,7 @@
 //!
 //! **Invariant:** a frame that was admitted continues exactly what is already there, or changes nothing.
 
-use journal::codec::{Body, EpochBegin, FrameHeader, FrameKind};
+use journal::codec::{Body, FrameHeader, FrameKind};
 use journal::frame::Frame;
 use journal::types::{ChainHead, FrameNo, GroupId, Head, ResyncId, Seq};
 use journal::wire::{BaseHead, Message, Refusal, RefusalCode};
@@ -141,13 +141,8 @@ fn admit(header: &FrameHeader, last: Option<FrameNo>, chain: ChainHead, after: C
 
 /// The first frame of an epoch says what it continues; that has to be what is here.
 fn check_epoch(head: Option<Head>, frame: &Frame) -> Result<(), Refusal> {
-    let expect = EpochBegin {
-        parent: head.map(|head| head.epoch),
-        seq: head.map(|head| head.seq),
-        head: head.map_or(ChainHead::START, |head| head.chain),
-    };
     match frame.records().next().map(|record| record.body) {
-        Some(Body::EpochBegin(begin)) if begin == expect => Ok(()),
+        Some(Body::EpochBegin(begin)) if begin.follows(head) => Ok(()),
         _ => Err(Refusal::new(RefusalCode::Sibling, "an epoch that does not continue what is here")),
     }
 }
@@ -163,6 +158,7 @@ fn malformed(what: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use journal::codec::EpochBegin;
     use journal::frame::{FrameBuilder, FrameSeal};
     use journal::types::{BootId, EpochId, WallTime};
 
@@ -192,7 +188,8 @@ mod tests {
 
     fn begin(head: Option<Head>) -> Body {
         let (parent, seq) = (head.map(|head| head.epoch), head.map(|head| head.seq));
-        Body::EpochBegin(EpochBegin { parent, seq, head: head.map_or(ChainHead::START, |head| head.chain) })
+        let head = head.map_or(ChainHead::START, |head| head.chain);
+        Body::EpochBegin(EpochBegin { parent, seq, head, continues: false })
     }
 
     #[track_caller]

@@ -7,6 +7,9 @@ use super::history::{GROUP, History, Step};
 use super::model::{Promised, check_view, open, perform, play};
 use crate::disk::SimDisk;
 use crate::disk::sim::{CrashMode, Rng};
+use crate::error::Result;
+use crate::log::Finding;
+use crate::store::Store;
 use crate::types::*;
 
 fn states_wanted() -> u64 {
@@ -41,7 +44,18 @@ fn power_cuts_at_every_operation_lose_nothing_promised() {
 
 /// Opens what a crash left and judges it. Returns 1 if recovery had something to cut.
 pub(super) fn check(disk: &SimDisk, history: &History, promised: &Promised, rng: &mut Rng, case: &str) -> u64 {
-    let (mut store, findings) = open(disk).unwrap_or_else(|error| panic!("{case}: {error:?}"));
+    check_opened(&|| open(disk), history, promised, rng, case)
+}
+
+/// The same, of whatever `open` opens.
+pub(super) fn check_opened(
+    open: &dyn Fn() -> Result<(Store, Vec<Finding>)>,
+    history: &History,
+    promised: &Promised,
+    rng: &mut Rng,
+    case: &str,
+) -> u64 {
+    let (mut store, findings) = open().unwrap_or_else(|error| panic!("{case}: {error:?}"));
     assert_eq!(store.closed(), None, "{case}");
     assert!(findings.iter().all(|finding| finding.mended), "{case}: {findings:?}");
     let head = store.head();
@@ -61,7 +75,7 @@ pub(super) fn check(disk: &SimDisk, history: &History, promised: &Promised, rng:
     if rng.chance(1, 16) {
         go_on(&mut store, history, case);
         check_view(&store, history, history.last());
-        let (again, findings) = open(disk).unwrap();
+        let (again, findings) = open().unwrap();
         assert_eq!((again.closed(), findings.as_slice()), (None, [].as_slice()), "{case}: after going on");
         check_view(&again, history, history.last());
     }
@@ -78,7 +92,7 @@ pub(super) fn dropped(history: &History, resync: ResyncId) -> bool {
 }
 
 /// Does all steps again: what is there is passed over, what is missing comes in.
-pub(super) fn go_on(store: &mut super::super::Store, history: &History, case: &str) {
+pub(super) fn go_on(store: &mut Store, history: &History, case: &str) {
     for step in &history.steps {
         let step = if matches!(step, Step::Reopen | Step::Stop) { &Step::Sync } else { step };
         let done = perform(store, step, &mut Promised::default(), &|| unreachable!("not reopened"));
@@ -179,6 +193,6 @@ fn another_groups_directory_is_refused() {
     let other = GroupId([8; 16]);
     assert_ne!(other, GROUP);
     let disk: std::sync::Arc<dyn crate::disk::Disk> = std::sync::Arc::new(disk);
-    let refused = super::super::Store::open(disk, other, 1 << 20, super::model::entropy);
+    let refused = Store::open(disk, other, 1 << 20, super::model::entropy);
     assert_eq!(refused.unwrap_err().kind(), crate::error::ErrorKind::Corrupt);
 }

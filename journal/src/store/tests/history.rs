@@ -157,8 +157,8 @@ impl History {
         self.rng.fill(&mut epoch);
         self.epoch = EpochId(epoch);
         let begin = match parent {
-            Some((epoch, seq, head)) => EpochBegin { parent: Some(epoch), seq, head },
-            None => EpochBegin { parent: None, seq: None, head: ChainHead::START },
+            Some((epoch, seq, head)) => EpochBegin { parent: Some(epoch), seq, head, continues: true },
+            None => EpochBegin::FIRST,
         };
         let mut bodies = vec![Body::EpochBegin(begin)];
         if parent.is_none() {
@@ -257,6 +257,23 @@ impl History {
     pub(super) fn frames(&mut self, count: usize) -> Vec<Frame> {
         let mut frames = vec![self.begin(None)];
         frames.extend((1..count).map(|_| self.frame()));
+        frames
+    }
+
+    /// A history with points, and long after it the beginning of another epoch.
+    pub(super) fn interrupted(&mut self, continues: bool) -> Vec<Frame> {
+        let mut frames = self.frames(3);
+        frames.push(self.live(vec![Body::Sealed(Sealed {
+            resync: ResyncId([4; 16]),
+            head: ChainHead::START,
+            frames: 0,
+        })]));
+        frames.push(self.frame());
+        let begin =
+            EpochBegin { parent: Some(self.epoch), seq: Seq::new(self.next_seq - 1), head: self.chain, continues };
+        self.epoch = EpochId([3; 16]);
+        self.time += 10_000;
+        frames.push(self.live(vec![Body::EpochBegin(begin)]));
         frames
     }
 

@@ -1,7 +1,11 @@
-//! The store against a model, and against crashes at every operation.
+//! The store against a model, against crashes at every operation, and against disks that fail or lie.
 
 mod crash;
+mod failed_sync;
 mod faults;
 mod history;
+mod machine;
 mod model;
+mod power_cuts;
 mod reads;
+mod sizes;

@@ -121,3 +121,24 @@ fn is_padding(disk: &SimDisk, name: &str, byte: u64) -> bool {
     file.read_at(byte, &mut rest).unwrap();
     rest[1..].iter().all(|&b| b == 0) && rest[0].count_ones() == 1
 }
+
+/// An agent that was killed knows nothing of the time until its next start: no instant in between is covered, not even by the record
+/// that begins the new epoch.
+#[test]
+fn an_epoch_that_does_not_continue_ends_the_points_with_its_parent() {
+    for continues in [true, false] {
+        let mut history = History::new(21);
+        let frames = history.interrupted(continues);
+        let store = play(&SimDisk::new(1), &[Step::Append(frames), Step::Sync], &mut Promised::default()).unwrap();
+        let version = store.library().now();
+        let begin = history.last();
+        let (before, after) = (begin.before().unwrap(), version.time_of(begin).unwrap().unwrap());
+        let last = version.time_of(before).unwrap().unwrap();
+        assert!(last.0 + 1000 < after.0);
+        let between = version.find(&When::At(WallTime(last.0 + 500))).unwrap();
+        assert_eq!(between.is_ok(), continues, "{between:?}");
+        assert_eq!(version.find(&When::At(last)).unwrap().unwrap().seq, before);
+        let newest = version.find(&When::Latest).unwrap().unwrap().seq;
+        assert_eq!(newest, if continues { begin } else { before });
+    }
+}
