@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use serde::Deserialize;
 
 /// Continuous data protection for Linux block devices and large files.
 #[derive(Debug, Parser)]
@@ -62,9 +63,24 @@ pub(crate) enum Color {
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Show the main job on an embedded example, and check every byte; needs no root
+    #[command(after_help = "Example:\n  backspool demo --keep")]
+    Demo(Demo),
+    /// Run the receiver; it makes DIR on first use
+    #[command(after_help = "Example:\n  backspool serve /srv/backspool --listen 0.0.0.0:7440")]
+    Serve(Serve),
     /// Make an invitation for one agent, good once; run it on the receiver's machine
     #[command(after_help = "Example:\n  backspool invite web-1 --ttl 15m --address backup.example.com:7440")]
     Invite(Invite),
+    /// Let this machine's agent into a receiver; run it on the source's machine
+    #[command(after_help = "Example:\n  backspool join bsp1-…")]
+    Join(Join),
+    /// Run the agent, for the volumes named here
+    #[command(after_help = "Example:\n  backspool protect db=/srv/db.img --tracker tap --nbd unix:/run/db.sock")]
+    Protect(Protect),
+    /// Run the agent, for all groups of the config file
+    #[command(after_help = "Example:\n  backspool agent --config /etc/backspool/backspool.toml")]
+    Agent(Agent),
     /// Show state, recovery point objective, lag and window of the groups
     #[command(after_help = "Examples:\n  backspool status\n  backspool status db --watch\n  \
                             backspool status db --check --warn 5s --crit 60s")]
@@ -95,6 +111,79 @@ pub(crate) enum Verb {
     /// Tell what an error code means and how to go on
     #[command(after_help = "Example:\n  backspool explain E1301")]
     Explain(Explain),
+}
+
+/// `demo`
+#[derive(Args, Debug)]
+pub(crate) struct Demo {
+    /// Leave the directory, to look around in it
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Size of the volume
+    #[arg(long, default_value = "256MiB", value_name = "SIZE")]
+    pub(crate) size: String,
+    /// How long it is written to after the first copy
+    #[arg(long, default_value_t = 6, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+}
+
+/// `serve`
+#[derive(Args, Debug)]
+pub(crate) struct Serve {
+    /// What is kept, and all about it [default: the config's, else /srv/backspool]
+    pub(crate) dir: Option<PathBuf>,
+    /// Where agents reach it [default: the config's, else 0.0.0.0:7440]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<String>,
+    /// Keep no replica image
+    #[arg(long)]
+    pub(crate) no_images: bool,
+}
+
+/// `join`
+#[derive(Args, Debug)]
+pub(crate) struct Join {
+    /// What `invite` printed
+    #[arg(value_name = "STRING")]
+    pub(crate) invitation: String,
+}
+
+/// `protect`
+#[derive(Args, Debug)]
+pub(crate) struct Protect {
+    /// A volume's name, and its block device or file
+    #[arg(value_name = "NAME=PATH", required = true)]
+    pub(crate) volumes: Vec<String>,
+    /// One group of this name for all of them [default: a group for each, of its name]
+    #[arg(long)]
+    pub(crate) group: Option<String>,
+    /// What notices changes: the tap is an NBD server in front of the volume
+    #[arg(long, value_enum)]
+    pub(crate) tracker: Tracker,
+    /// Where the tap listens [default: unix:STATE/VOLUME.sock]
+    #[arg(long, value_name = "unix:PATH|HOST:PORT")]
+    pub(crate) nbd: Option<String>,
+    /// Let other machines connect to the tap: NBD has neither passwords nor encryption
+    #[arg(long)]
+    pub(crate) nbd_remote: bool,
+    /// How large the agent's own journal of a group may become [default: 8GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) spool_size: Option<String>,
+}
+
+/// `agent`
+#[derive(Args, Debug)]
+pub(crate) struct Agent {
+    /// Let other machines connect to the taps: NBD has neither passwords nor encryption
+    #[arg(long)]
+    pub(crate) nbd_remote: bool,
+}
+
+/// What notices changes.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Tracker {
+    Tap,
 }
 
 /// `invite`

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::args::Global;
+use crate::args::{Global, Tracker};
 use crate::error::Failure;
 
 /// The file's content; all of it is optional.
@@ -14,6 +14,9 @@ pub(crate) struct Config {
     /// The agent on this machine.
     #[serde(default)]
     pub(crate) agent: Agent,
+    /// The groups that it protects.
+    #[serde(default)]
+    pub(crate) group: Vec<Group>,
     /// The receiver on this machine.
     #[serde(default)]
     pub(crate) receiver: Receiver,
@@ -27,12 +30,52 @@ pub(crate) struct Agent {
     pub(crate) state: Option<PathBuf>,
 }
 
+/// `[[group]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Group {
+    /// What it is called.
+    pub(crate) name: String,
+    /// Its volumes.
+    #[serde(default)]
+    pub(crate) volume: Vec<Volume>,
+    /// The agent's own journal of it.
+    #[serde(default)]
+    pub(crate) spool: Spool,
+}
+
+/// `spool` of a group
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Spool {
+    /// How large it may become.
+    pub(crate) size: Option<String>,
+}
+
+/// `[[group.volume]]`
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Volume {
+    /// What it is called.
+    pub(crate) name: String,
+    /// The block device or file.
+    pub(crate) path: PathBuf,
+    /// What notices its changes.
+    pub(crate) tracker: Tracker,
+    /// Where the tap listens.
+    pub(crate) nbd: Option<String>,
+}
+
 /// `[receiver]`
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Receiver {
+    /// Where it listens for agents.
+    pub(crate) listen: Option<String>,
     /// Its directory.
     pub(crate) store: Option<PathBuf>,
+    /// Whether it keeps replica images; it does unless this is false.
+    pub(crate) images: Option<bool>,
 }
 
 impl Config {
@@ -107,10 +150,21 @@ mod tests {
 
     #[test]
     fn every_key_is_read() {
-        let config = Config::parse("[agent]\nstate = '/s'\n[receiver]\nstore = '/store'\n").unwrap();
+        let config = Config::parse(
+            "[agent]\nstate = '/s'\n[[group]]\nname = 'db'\nspool = { size = '1GiB' }\n[[group.volume]]\nname = 'data'\npath = '/dev/vg0/db'\n\
+             tracker = 'tap'\nnbd = 'unix:/run/db.sock'\n[receiver]\nlisten = '0.0.0.0:7440'\nstore = '/store'\nimages = false\n",
+        )
+        .unwrap();
         assert_eq!(config.state(&Global::default()), Path::new("/s"));
         assert_eq!(config.state(&Global { state: Some("/t".into()), ..Global::default() }), Path::new("/t"));
         assert_eq!(config.store(), Path::new("/store"));
+        assert_eq!(config.receiver.listen.as_deref(), Some("0.0.0.0:7440"));
+        assert_eq!(config.receiver.images, Some(false));
+        assert_eq!(config.group[0].spool.size.as_deref(), Some("1GiB"));
+        let volume = &config.group[0].volume[0];
+        assert_eq!((config.group[0].name.as_str(), volume.name.as_str()), ("db", "data"));
+        assert_eq!((volume.path.as_path(), volume.tracker), (Path::new("/dev/vg0/db"), Tracker::Tap));
+        assert_eq!(volume.nbd.as_deref(), Some("unix:/run/db.sock"));
     }
 
     #[test]
@@ -131,8 +185,12 @@ mod tests {
     fn an_unknown_key_is_an_error_with_line_and_suggestion() {
         check("[agent]\n\nstat = '/s'\n", "b.toml line 3: unknown key `stat`\n  try: `state`");
         check("[receiver]\nstoer = '/s'\n", "b.toml line 2: unknown key `stoer`\n  try: `store`");
+        check("[[group]]\nname = 'db'\n[[group.volum]]\n", "b.toml line 3: unknown key `volum`\n  try: `volume`");
         check("[agnet]\n", "b.toml line 1: unknown key `agnet`\n  try: `agent`");
-        check("fizz = 1\n", "b.toml line 1: unknown key `fizz`\n  try: one of: agent, receiver");
+        check(
+            "[[group]]\nname = 'db'\nfizz = 1\n",
+            "b.toml line 3: unknown key `fizz`\n  try: one of: name, volume, spool",
+        );
     }
 
     #[test]
@@ -141,5 +199,10 @@ mod tests {
         assert_eq!(fault.line, Some(2));
         assert!(fault.message.contains("invalid type"), "{}", fault.message);
         assert_eq!(Config::parse("[agent\n").unwrap_err().line, Some(1));
+        let fault = Config::parse("[[group]]\nname = 'a'\n[[group.volume]]\nname = 'b'\npath = '/b'\n").unwrap_err();
+        assert!(fault.message.contains("missing field `tracker`"), "{}", fault.message);
+        let volume = "[[group]]\nname = 'a'\n[[group.volume]]\nname = 'b'\npath = '/b'\ntracker = 'scan'\n";
+        let fault = Config::parse(volume).unwrap_err();
+        assert_eq!((fault.line, fault.message.as_str()), (Some(6), "unknown variant `scan`, expected `tap`"));
     }
 }

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
+use journal::error::ErrorKind;
+use journal::wire::RefusalCode;
 use serde_json::{Value, json};
 
 use crate::output::Paint;
@@ -37,19 +39,21 @@ impl Failure {
 
     /// What the system refused, with the whole chain of causes.
     pub(crate) fn caused(message: impl fmt::Display, cause: &dyn StdError) -> Self {
-        let mut text = message.to_string();
-        let mut next = Some(cause);
-        while let Some(cause) = next {
-            text.push_str(&format!(": {cause}"));
-            next = cause.source();
-        }
-        Self::new("E0101", text)
+        Self::new("E0101", format!("{message}: {}", chain(cause)))
     }
 
     /// What to do next: a command where there is one.
     #[must_use]
     pub(crate) fn advise(mut self, advice: impl Into<String>) -> Self {
         self.0.advice = Some(advice.into());
+        self
+    }
+
+    /// The same with another code and its exit status.
+    #[must_use]
+    pub(crate) fn recoded(mut self, code: &'static str) -> Self {
+        self.0.exit = exit_of(code).unwrap_or(1);
+        self.0.code = Cow::Borrowed(code);
         self
     }
 
@@ -82,9 +86,7 @@ impl Failure {
         if let Some(covered) = covered {
             document["covered"] = covered.clone();
         }
-        if let Some(advice) = advice {
-            document["try"] = json!(advice);
-        }
+        document["try"] = json!(advice.clone().unwrap_or_else(|| explained(code)));
         document
     }
 
@@ -104,11 +106,49 @@ impl Failure {
                 }
             }
         }
-        if let Some(advice) = advice {
-            text.push_str(&format!("\n  try: {advice}"));
-        }
+        text.push_str(&format!("\n  try: {}", advice.clone().unwrap_or_else(|| explained(code))));
         text
     }
+}
+
+impl From<&journal::error::Error> for Failure {
+    /// By what has to be done about it.
+    fn from(error: &journal::error::Error) -> Self {
+        let refusal = link::refusal_of(error).map(|refusal| refusal.code);
+        let not_trusted = error.source().is_some_and(|source| source.is::<link::NotTrusted>());
+        let code = match error.kind() {
+            _ if not_trusted || refusal == Some(RefusalCode::NotEnrolled) => "E1202",
+            ErrorKind::Unavailable => "E1601",
+            ErrorKind::Fenced => "E1102",
+            ErrorKind::Corrupt => "E1401",
+            ErrorKind::NoSpace => "E1701",
+            ErrorKind::Unsupported => "E1801",
+            ErrorKind::Invalid => "E0206",
+            ErrorKind::Poisoned => "E0102",
+            ErrorKind::Locked => "E1101",
+            ErrorKind::NotFound | ErrorKind::Io => "E0101",
+        };
+        Self::new(code, chain(error))
+    }
+}
+
+/// What to do when nothing better is known.
+fn explained(code: &str) -> String {
+    format!("backspool explain {code}")
+}
+
+/// An error and what caused it; what a cause says that was said already is not said again.
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(&format!(": {cause_text}"));
+        }
+        next = cause.source();
+    }
+    text
 }
 
 /// The exit status that a code stands for: its first two digits.
@@ -147,7 +187,10 @@ mod tests {
         let came = json!({"type": "error", "code": "E1301", "exit": 13, "message": "m", "covered":
             {"from": null, "to": null, "before": {"seq": 7, "time": "T", "class": "write", "mark": "m1"}, "after": null}});
         let text = Failure::from_document(&came).unwrap().text(PLAIN);
-        assert_eq!(text, "error[E1301]: m\n  covered: nothing yet\n  before: T (seq 7, write, mark m1)");
+        assert_eq!(
+            text,
+            "error[E1301]: m\n  covered: nothing yet\n  before: T (seq 7, write, mark m1)\n  try: backspool explain E1301"
+        );
     }
 
     #[test]
@@ -164,6 +207,21 @@ mod tests {
         for bad in ["", "E", "1301", "E130", "E13011", "E+301", "Eäö"] {
             assert_eq!(exit_of(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn an_error_of_the_crates_ends_as_what_has_to_be_done_about_it() {
+        use journal::error::Error;
+        use journal::wire::Refusal;
+        let exit = |error: Error| Failure::from(&error).exit();
+        assert_eq!(exit(Error::locked("held")), 11);
+        assert_eq!(exit(Error::unavailable("no answer")), 16);
+        assert_eq!(exit(Error::no_space("full")), 17);
+        assert_eq!(exit(Error::unsupported("no io_uring")), 18);
+        assert_eq!(exit(Error::invalid("a directory")), 2);
+        assert_eq!(exit(Error::not_found("no such file")), 1);
+        assert_eq!(exit(Refusal::new(RefusalCode::NotEnrolled, "").into()), 12);
+        assert_eq!(exit(Refusal::new(RefusalCode::Sibling, "").into()), 11);
     }
 
     #[test]

@@ -10,14 +10,23 @@ use crate::units::bytes;
 
 /// Lets the receiver do `body` and returns the last document.
 ///
-/// The plan goes to stdout for people; programs find the point in the result.
+/// The plan is for people, on stdout; programs find the point in the result.
 pub(crate) async fn run(context: &Context, client: &Client, path: &str, body: &Value) -> Result<Value, Failure> {
+    // Where the bytes themselves go to stdout, the plan goes beside them.
+    let plan = |document: &Value| match plan(document) {
+        Some(plan) if text(body, "to") != Some("-") => context.out.say(&plan),
+        Some(plan) if !context.out.json() => {
+            context.out.hint(&plan);
+            Ok(())
+        }
+        _ => Ok(()),
+    };
     let mut answer = client.stream(path, body).await?;
     let bar = context.out.progress();
     let mut last = None;
     while let Some(document) = answer.line().await? {
         match text(&document, "event") {
-            Some("plan") => bar.suspend(|| context.out.say(&plan(&document)))?,
+            Some("plan") => bar.suspend(|| plan(&document))?,
             Some("progress") => {
                 bar.set_length(number(&document, "bytes_total").unwrap_or(0));
                 bar.set_position(number(&document, "bytes_done").unwrap_or(0));
@@ -31,12 +40,10 @@ pub(crate) async fn run(context: &Context, client: &Client, path: &str, body: &V
     last.ok_or_else(|| Failure::new("E1603", "the answer ended without a result").advise("call again"))
 }
 
-/// What is about to be done.
-fn plan(document: &Value) -> String {
-    let mut parts = Vec::new();
-    if let Some(at) = document.get("point").filter(|at| at.is_object()) {
-        parts.push(format!("point {}", point(at)));
-    }
+/// What is about to be done; none when there is no point to it.
+fn plan(document: &Value) -> Option<String> {
+    let at = document.get("point").filter(|at| at.is_object())?;
+    let mut parts = vec![format!("point {}", point(at))];
     match (number(document, "bytes_total"), number(document, "blocks_total")) {
         (Some(size), Some(blocks)) => parts.push(format!("{} in {blocks} blocks", bytes(size))),
         (Some(size), None) => parts.push(bytes(size)),
@@ -45,7 +52,7 @@ fn plan(document: &Value) -> String {
     if let Some(target) = text(document, "target") {
         parts.push(format!("to {target}"));
     }
-    format!("plan: {}", parts.join(", "))
+    Some(format!("plan: {}", parts.join(", ")))
 }
 
 #[cfg(test)]
@@ -59,7 +66,7 @@ mod tests {
         let at = json!({"seq": 7, "time": "2026-11-20T10:15:32.000000Z", "class": "write", "mark": null});
         let document = json!({"event": "plan", "point": at, "bytes_total": 8192, "blocks_total": 2, "target": "/t"});
         assert_eq!(
-            plan(&document),
+            plan(&document).unwrap(),
             "plan: point 2026-11-20T10:15:32.000000Z (seq 7, write), 8.0 KiB in 2 blocks, to /t"
         );
     }

@@ -1,4 +1,4 @@
-//! Lengths of time as people write them, and sizes as they read them.
+//! Lengths of time and sizes, as people write and read them.
 
 use std::time::Duration;
 
@@ -18,6 +18,21 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, Failure> {
         _ => Err(Failure::argument(format!("{text:?} is not a length of time"))
             .advise("a number and a unit of ms, s, m, h, d or w, as in `15m` or `1h 30m`")),
     }
+}
+
+/// Reads `4096`, `256MiB`, `8GiB`: bytes, above zero.
+pub(crate) fn parse_size(text: &str) -> Result<u64, Failure> {
+    let text = text.trim();
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let shift = match unit.trim() {
+        "" | "B" => Some(0),
+        unit => UNITS.iter().position(|&name| name == unit).map(|place| 10 * place),
+    };
+    let bytes = digits.parse::<u64>().ok().zip(shift).and_then(|(count, shift)| count.checked_mul(1 << shift));
+    bytes.filter(|&bytes| bytes > 0).ok_or_else(|| {
+        Failure::argument(format!("{text:?} is not a size"))
+            .advise("a whole number and a unit of KiB, MiB, GiB or TiB, as in `256MiB`")
+    })
 }
 
 /// In whole seconds, never shorter.
@@ -78,6 +93,16 @@ mod tests {
     fn a_part_of_a_second_is_not_lost() {
         let seconds = [1, 1000, 1001, 2000].map(|ms| whole_seconds(Duration::from_millis(ms)));
         assert_eq!(seconds, [1, 1, 2, 2]);
+    }
+
+    #[test]
+    fn sizes_are_read() {
+        for (text, size) in [("1", 1), ("512B", 512), ("4KiB", 4096), ("256MiB", 256 << 20), ("8 GiB", 8 << 30)] {
+            assert_eq!(parse_size(text).unwrap(), size, "{text}");
+        }
+        for bad in ["", "0", "MiB", "-1MiB", "1.5GiB", "256MB", "99999999999TiB", "1XiB"] {
+            assert_eq!(parse_size(bad).unwrap_err().exit(), 2, "{bad}");
+        }
     }
 
     #[test]

@@ -1,19 +1,24 @@
 //! One file per verb.
 
 mod completions;
+mod demo;
 mod explain;
 mod invite;
+mod join;
 mod man;
 mod mark;
 mod points;
+mod protect;
 mod restore;
 mod rollback;
+mod serve;
 mod status;
 mod verify;
 
 use std::path::PathBuf;
 
 use jiff::Zoned;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Cli, Global, Verb};
 use crate::client::Client;
@@ -38,7 +43,12 @@ pub(crate) struct Context {
 pub(crate) fn run(cli: Cli, out: Output) -> Outcome {
     let context = Context { global: cli.global, out };
     match cli.verb {
+        Verb::Demo(args) => wait(demo::run(&context, &args)),
+        Verb::Serve(args) => wait(serve::run(&context, &args)),
         Verb::Invite(args) => wait(invite::run(&context, &args)),
+        Verb::Join(args) => wait(join::run(&context, &args)),
+        Verb::Protect(args) => wait(protect::run(&context, &args)),
+        Verb::Agent(args) => wait(protect::run_config(&context, &args)),
         Verb::Status(args) => wait(status::run(&context, &args)),
         Verb::Points(args) => wait(points::run(&context, &args)),
         Verb::Mark(args) => wait(mark::run(&context, &args)),
@@ -90,6 +100,19 @@ impl Context {
             None => Ok(Client::new(sockets(&Config::load(&self.global)?, &self.global))),
         }
     }
+}
+
+/// SIGTERM or SIGINT: a clean stop of what runs in the foreground.
+fn stopped() -> Result<impl Future<Output = ()>, Failure> {
+    let failed = |error| Failure::caused("cannot wait for signals", &error);
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 /// Runs what waits for others.

@@ -137,17 +137,20 @@ fn block(out: &Output, group: &Value) -> String {
     if let (Some(p50), Some(p99), Some(max)) = (lag("p50_seconds"), lag("p99_seconds"), lag("max_seconds")) {
         lines.push(format!("  lag     p50 {p50}, p99 {p99}, max {max}"));
     }
+    let store = number(group, "store_bytes").map(bytes);
     let window = group.get("window");
     let end = |key: &str| window.and_then(|window| text(window, key));
-    lines.push(match (end("from"), end("to")) {
-        (Some(from), Some(to)) => format!("  window  {from} … {to}"),
-        _ => "  window  nothing is covered yet".to_owned(),
-    });
+    match (end("from"), end("to")) {
+        (Some(from), Some(to)) => lines.push(format!("  window  {from} … {to}")),
+        // The agent does not know.
+        _ if store.is_none() => {}
+        _ => lines.push("  window  nothing is covered yet".to_owned()),
+    }
     let spool = |key: &str| group.get("spool").and_then(|spool| number(spool, key)).map(bytes);
     if let (Some(used), Some(limit)) = (spool("bytes"), spool("limit_bytes")) {
         lines.push(format!("  spool   {used} of {limit}"));
     }
-    lines.extend(number(group, "store_bytes").map(|store| format!("  store   {}", bytes(store))));
+    lines.extend(store.map(|store| format!("  store   {store}")));
     for volume in list(group, "volumes") {
         let mut about = vec![bytes(number(volume, "size_bytes").unwrap_or(0))];
         about.extend(text(volume, "tracker").map(str::to_owned));

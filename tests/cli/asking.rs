@@ -156,14 +156,19 @@ fn restore_shows_the_point_before_and_the_hash_after() {
 
 #[test]
 fn restore_to_stdout_is_bytes_there_and_the_document_on_stderr() {
-    let plan = json!({"schema": 1, "point": point(7), "volume": "data"});
-    let peer = Peer::answering(vec![Reply::lines(&[plan]), Reply::status(200, "some bytes")]);
+    let plan = json!({"event": "plan", "point": point(7), "target": "-"});
+    let settled = json!({"schema": 1, "point": point(7), "volume": "data"});
+    let plan = Reply::lines(&[plan, settled]);
+    let peer = Peer::answering(vec![plan.clone(), Reply::status(200, "some bytes"), plan, Reply::status(200, "more")]);
     let call = peer.call(&["restore", "db", "--at", "latest", "--to", "-", "--json"]);
     assert_eq!((call.exit, call.stdout.as_str()), (0, "some bytes"));
     let document = call.error();
     assert_eq!((&document["point"], document["bytes_written"].as_u64()), (&point(7), Some(10)));
     assert_eq!(document["blake3"]["data"].as_str(), Some(blake3::hash(b"some bytes").to_string().as_str()));
     assert_eq!(peer.asked()[0].body["dry_run"], json!(true));
+    let call = peer.call(&["restore", "db", "--at", "latest", "--to", "-"]);
+    assert_eq!((call.exit, call.stdout.as_str()), (0, "more"));
+    assert!(call.stderr.starts_with("plan: point ") && call.stderr.contains("4 B written"), "{}", call.stderr);
     // The point that was settled is the one that is read, whatever is written meanwhile.
     assert_eq!(peer.asked()[1], asked("GET", "/v1/read?group=db&at=seq%3A7", Value::Null));
 }

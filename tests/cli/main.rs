@@ -6,3 +6,4 @@ mod alone;
 mod asking;
 mod call;
 mod peer;
+mod whole;

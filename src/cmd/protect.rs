@@ -1,0 +1,179 @@
+//! `protect` and `agent`: the agent, until it is stopped.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::str::FromStr;
+
+use agent::run::{Event, GroupOptions, ProtectOptions, protect};
+use serde_json::json;
+
+use super::{Context, Outcome, stopped};
+use crate::args::{Agent, Protect, Tracker};
+use crate::config::{Config, Group, Spool, Volume};
+use crate::error::Failure;
+use crate::names::Name;
+use crate::units::parse_size;
+
+/// `protect`
+pub(super) async fn run(context: &Context, args: &Protect) -> Outcome {
+    run_groups(context, &Config::load(&context.global)?, &typed(args)?, args.nbd_remote).await
+}
+
+/// `agent`
+pub(super) async fn run_config(context: &Context, args: &Agent) -> Outcome {
+    let config = Config::load(&context.global)?;
+    if config.group.is_empty() {
+        let failure = Failure::new("E0204", "the config file has no group to protect");
+        return Err(failure.advise("add a [[group]] to it, or name volumes: backspool protect --help"));
+    }
+    run_groups(context, &config, &config.group, args.nbd_remote).await
+}
+
+async fn run_groups(context: &Context, config: &Config, groups: &[Group], nbd_remote: bool) -> Outcome {
+    context.refuse_dry_run("protect")?;
+    unique("groups", groups.iter().map(|group| group.name.as_str()))?;
+    let options = ProtectOptions {
+        state_dir: config.state(&context.global),
+        groups: groups.iter().map(checked).collect::<Result<_, _>>()?,
+        nbd: address(groups)?.map(parsed).transpose()?,
+        remote: if nbd_remote { nbd::RemoteClients::Allowed } else { nbd::RemoteClients::Refused },
+        socket: context.global.socket.clone(),
+    };
+    let out = context.out;
+    // Whoever started it may not read: that does not stop an agent.
+    let tell = move |event: Event| _ = out.result(&json!(event), || told(&event));
+    protect(options, tell, stopped()?).await.map_err(|error| Failure::from(&error))?;
+    Ok(0)
+}
+
+/// What the command line names, in the config file's terms.
+fn typed(args: &Protect) -> Result<Vec<Group>, Failure> {
+    let spool = || Spool { size: args.spool_size.clone() };
+    let mut volumes = Vec::new();
+    for text in &args.volumes {
+        let Some((name, path)) = text.split_once('=').filter(|(_, path)| !path.is_empty()) else {
+            return Err(Failure::argument(format!("{text:?} is not NAME=PATH")).advise("as in db=/srv/db.img"));
+        };
+        let (name, path) = (name.to_owned(), path.into());
+        volumes.push(Volume { name, path, tracker: args.tracker, nbd: args.nbd.clone() });
+    }
+    Ok(match &args.group {
+        Some(name) => vec![Group { name: name.clone(), volume: volumes, spool: spool() }],
+        None => volumes
+            .into_iter()
+            .map(|volume| Group { name: volume.name.clone(), volume: vec![volume], spool: spool() })
+            .collect(),
+    })
+}
+
+fn checked(group: &Group) -> Result<GroupOptions, Failure> {
+    let name = Name::parse("a group", &group.name)?;
+    if group.volume.is_empty() {
+        return Err(Failure::argument(format!("group {name} has no volume")).advise("add a [[group.volume]]"));
+    }
+    unique("volumes", group.volume.iter().map(|volume| volume.name.as_str()))?;
+    let mut volumes = Vec::new();
+    for Volume { name, path, tracker: Tracker::Tap, .. } in &group.volume {
+        let name = Name::parse("a volume", name)?;
+        let path = std::path::absolute(path).map_err(|error| Failure::caused(format!("cannot find {name}"), &error))?;
+        volumes.push((name.to_string(), path));
+    }
+    let spool_limit_bytes = group.spool.size.as_deref().map_or(Ok(SPOOL_BYTES), parse_size)?;
+    Ok(GroupOptions { name: name.to_string(), volumes, spool_limit_bytes })
+}
+
+/// The one address of all volumes, if any has one.
+fn address(groups: &[Group]) -> Result<Option<&str>, Failure> {
+    let mut addresses = groups.iter().flat_map(|group| &group.volume).map(|volume| volume.nbd.as_deref());
+    let first = addresses.next().flatten();
+    match addresses.all(|address| address == first) {
+        true => Ok(first),
+        false => Err(Failure::argument("volumes of one agent cannot have several NBD addresses")
+            .advise("the same `nbd` for all, told apart by their export names, or none: each gets STATE/VOLUME.sock")),
+    }
+}
+
+fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
+    let mut seen = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            return Err(Failure::argument(format!("two {what} are called {name}")));
+        }
+    }
+    Ok(())
+}
+
+fn parsed<T: FromStr<Err: Display>>(text: &str) -> Result<T, Failure> {
+    text.parse().map_err(|error: T::Err| Failure::argument(error.to_string()))
+}
+
+fn told(event: &Event) -> String {
+    match event {
+        Event::Ready { volumes, .. } => {
+            let line =
+                |served: &agent::run::Served| format!("{}/{} is served on {}", served.group, served.volume, served.nbd);
+            volumes.iter().map(line).collect::<Vec<_>>().join("\n")
+        }
+        Event::Stopped => "stopped".to_owned(),
+    }
+}
+
+const SPOOL_BYTES: u64 = 8 << 30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volumes(volumes: &[&str], group: Option<&str>) -> Protect {
+        Protect {
+            volumes: volumes.iter().map(ToString::to_string).collect(),
+            group: group.map(str::to_owned),
+            tracker: Tracker::Tap,
+            nbd: None,
+            nbd_remote: false,
+            spool_size: None,
+        }
+    }
+
+    fn shape(args: &Protect) -> Vec<(String, Vec<String>)> {
+        let groups: Vec<_> = typed(args).unwrap().iter().map(|group| checked(group).unwrap()).collect();
+        let names = |group: GroupOptions| (group.name, group.volumes.into_iter().map(|(name, _)| name).collect());
+        groups.into_iter().map(names).collect()
+    }
+
+    #[test]
+    fn a_name_makes_a_group_unless_there_is_one_for_all() {
+        let group = |name: &str, volumes: &[&str]| (name.to_owned(), volumes.iter().map(ToString::to_string).collect());
+        assert_eq!(shape(&volumes(&["a=/a", "b=/b"], None)), [group("a", &["a"]), group("b", &["b"])]);
+        assert_eq!(shape(&volumes(&["a=/a", "b=/b=c"], Some("db"))), [group("db", &["a", "b"])]);
+    }
+
+    #[test]
+    fn what_cannot_be_protected_is_refused() {
+        let refused = |args: &Protect| {
+            let checked = typed(args).and_then(|groups| groups.iter().map(checked).collect::<Result<Vec<_>, _>>());
+            checked.unwrap_err().exit()
+        };
+        for bad in ["a", "a=", "=/a", "A=/a", "a/b=/a"] {
+            assert_eq!(refused(&volumes(&[bad], None)), 2, "{bad}");
+        }
+        assert_eq!(refused(&volumes(&["a=/a", "a=/b"], Some("db"))), 2);
+        assert_eq!(refused(&volumes(&["a=/a"], Some("../db"))), 2);
+        assert_eq!(refused(&Protect { spool_size: Some("much".to_owned()), ..volumes(&["a=/a"], None) }), 2);
+    }
+
+    #[test]
+    fn all_volumes_have_one_address_or_none() {
+        let volume = |nbd: Option<&str>| {
+            let nbd = nbd.map(str::to_owned);
+            Volume { name: "a".to_owned(), path: "/a".into(), tracker: Tracker::Tap, nbd }
+        };
+        let group = |volume: Vec<Volume>| Group { name: "g".to_owned(), volume, spool: Spool::default() };
+        assert_eq!(address(&[group(vec![volume(None), volume(None)])]).unwrap(), None);
+        let same = [group(vec![volume(Some("unix:/x"))]), group(vec![volume(Some("unix:/x"))])];
+        assert_eq!(address(&same).unwrap(), Some("unix:/x"));
+        for other in [None, Some("unix:/y")] {
+            assert_eq!(address(&[group(vec![volume(Some("unix:/x")), volume(other)])]).unwrap_err().exit(), 2);
+        }
+    }
+}

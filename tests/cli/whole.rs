@@ -1,0 +1,219 @@
+//! The verbs with each other: a real receiver, a real agent, from the first invitation to a clean stop.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::call::{Call, backspool, command};
+
+/// A machine with a receiver and an agent on it.
+struct Machine {
+    dir: TempDir,
+}
+
+/// A verb in the foreground. Dropped, it is killed.
+struct Foreground {
+    child: Child,
+    events: std::io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let config = format!(
+            "[agent]\nstate = '{}'\n[[group]]\nname = 'db'\n[[group.volume]]\nname = 'data'\npath = '{}'\n\
+             tracker = 'tap'\n[receiver]\nlisten = '127.0.0.1:0'\nstore = '{}'\n",
+            path("state"),
+            path("data.img"),
+            path("store"),
+        );
+        std::fs::write(path("b.toml"), config).unwrap();
+        let content: Vec<u8> = (0..1 << 20).map(|i: u32| i.to_le_bytes()[1]).collect();
+        std::fs::write(path("data.img"), content).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn args<'a>(&self, args: &[&'a str]) -> Vec<std::ffi::OsString> {
+        let config = [OsStr::new("--config").to_owned(), self.path("b.toml").into_os_string()];
+        config.into_iter().chain(args.iter().map(|arg: &&'a str| arg.into())).collect()
+    }
+
+    fn call(&self, args: &[&str]) -> Call {
+        backspool(self.args(args))
+    }
+
+    #[track_caller]
+    fn good(&self, args: &[&str]) -> Value {
+        let call = self.call(&[args, &["--json"]].concat());
+        assert_eq!((call.exit, call.stderr.as_str()), (0, ""), "{args:?}");
+        call.document()
+    }
+
+    /// Starts a verb and returns it with its first event.
+    fn start(&self, verb: &str) -> (Foreground, Value) {
+        let mut child = command().args(self.args(&[verb, "--json"])).stdout(Stdio::piped()).spawn().unwrap();
+        let events = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut verb = Foreground { child, events };
+        let event = verb.event();
+        (verb, event)
+    }
+
+    fn invitation(&self, receiver: &Value) -> String {
+        let address = receiver["listen"].as_str().unwrap();
+        let document = self.good(&["invite", "web-1", "--address", address]);
+        document["invitation"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until the first copy is whole.
+    fn live(&self) -> Value {
+        loop {
+            let status = self.good(&["status", "db"]);
+            if status["groups"][0]["state"] == "live" {
+                return status["groups"][0].clone();
+            }
+        }
+    }
+}
+
+impl Foreground {
+    fn event(&mut self) -> Value {
+        serde_json::from_str(&self.events.next().unwrap().unwrap()).unwrap()
+    }
+
+    /// A clean stop, which ends with 0.
+    fn stop(mut self, signal: Signal) {
+        let pid = Pid::from_raw(self.child.id().try_into().unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+        assert_eq!(self.child.wait().unwrap().code(), Some(0));
+    }
+}
+
+impl Drop for Foreground {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+/// Writes through the tap, as any client would.
+fn write(tap: &Path, offset: u64, data: &[u8]) {
+    let mut client = oracle::Client::connect(&format!("unix:{}", tap.display()), "").unwrap();
+    client.write(offset, data, true).unwrap();
+}
+
+#[test]
+fn from_an_invitation_to_a_rollback() {
+    let machine = Machine::new();
+    let (receiver, ready) = machine.start("serve");
+    assert_eq!((ready["event"].as_str(), &ready["http"]), (Some("ready"), &Value::Null));
+    let joined = machine.good(&["join", &machine.invitation(&ready)]);
+    assert_eq!((&joined["agent"], &joined["receiver"]), (&json!("web-1"), &ready["id"]));
+    let (agent, ready) = machine.start("agent");
+    let tap = machine.path("state/data.sock");
+    assert_eq!(ready["volumes"], json!([{"group": "db", "volume": "data", "nbd": format!("unix:{}", tap.display())}]));
+    let group = machine.live();
+    assert_eq!(group["volumes"][0]["size_bytes"].as_u64(), Some(1 << 20));
+
+    write(&tap, 4096, &[1; 4096]);
+    let marked = machine.good(&["mark", "db", "before"])["point"].clone();
+    assert_eq!(marked["mark"], "before");
+    let before = std::fs::read(machine.path("data.img")).unwrap();
+    write(&tap, 4096, &[2; 8192]);
+
+    let out = machine.path("out.img");
+    let restore = ["restore", "db", "--at", "mark:before", "--to", out.to_str().unwrap()];
+    let restored = machine.good(&restore);
+    assert_eq!(restored["point"], marked);
+    assert_eq!(std::fs::read(&out).unwrap(), before);
+    assert_eq!(restored["blake3"]["data"].as_str(), Some(blake3::hash(&before).to_string().as_str()));
+    assert_eq!(machine.call(&restore).exit, 15, "it is not overwritten");
+    let stdout = command().args(machine.args(&["restore", "db/data", "--at", "mark:before", "--to", "-"])).output();
+    assert_eq!(stdout.unwrap().stdout, before);
+
+    let points = machine.good(&["points", "db", "--since", "mark:before"]);
+    assert_eq!(points["points"][0], marked);
+    let early = machine.call(&["restore", "db", "--at", "1 day ago", "--to", "x", "--json"]);
+    assert_eq!((early.exit, early.error()["code"].as_str()), (13, Some("E1301")));
+    assert_eq!(machine.call(&["points", "other"]).exit, 10);
+
+    let image = PathBuf::from(machine.live()["volumes"][0]["image"].as_str().unwrap());
+    let rolled = machine.good(&["rollback", "db", "--at", "mark:before", "--yes"]);
+    assert_eq!(rolled["point"]["seq"], marked["seq"]);
+    let mut there = [0; 4096];
+    std::fs::File::open(&image).unwrap().read_exact_at(&mut there, 4096).unwrap();
+    assert_eq!(there, [1; 4096]);
+    machine.good(&["rollback", "db", "--undo", "--yes"]);
+    std::fs::File::open(&image).unwrap().read_exact_at(&mut there, 4096).unwrap();
+    assert_eq!(there, [2; 4096]);
+
+    assert_eq!(machine.good(&["verify", "db"])["ok"], json!(true));
+    assert_eq!(machine.call(&["status", "--check"]).exit, 0);
+    agent.stop(Signal::TERM);
+    assert_eq!(machine.call(&["mark", "db", "late"]).exit, 16);
+    receiver.stop(Signal::INT);
+    assert!(!machine.path("store/control.sock").exists(), "a clean stop removes it");
+    assert_eq!(machine.call(&["status"]).exit, 16);
+}
+
+#[test]
+fn who_may_not_join_is_told_so() {
+    let machine = Machine::new();
+    let (_receiver, ready) = machine.start("serve");
+    let invitation = machine.invitation(&ready);
+    let state = machine.path("other");
+    let join = |string: &str, state: &Path| {
+        let call = machine.call(&["join", string, "--state", state.to_str().unwrap(), "--json"]);
+        (call.exit, if call.exit == 0 { Value::Null } else { call.error()["code"].clone() })
+    };
+    for garbled in ["bsp1-", "hello", &invitation[..40], &invitation.replace("bsp1-", "bsp1-a")] {
+        assert_eq!(join(garbled, &state), (12, json!("E1201")), "{garbled}");
+    }
+    assert_eq!(join(&invitation, &state), (0, Value::Null));
+    assert_eq!(join(&invitation, &state), (0, Value::Null), "a lost answer may be asked for again");
+    assert_eq!(join(&invitation, &machine.path("third")), (12, json!("E1201")), "it is for one agent");
+    assert_eq!(machine.call(&["serve"]).exit, 11, "the store is locked");
+}
+
+#[test]
+fn what_cannot_be_protected_is_told_so() {
+    let machine = Machine::new();
+    for (args, exit) in [
+        (["protect", "db=/srv/db.img"].as_slice(), 2),
+        (&["protect", "db", "--tracker", "tap"], 2),
+        (&["protect", "db=/srv/db.img", "--tracker", "scan"], 2),
+        (&["protect", "DB=/srv/db.img", "--tracker", "tap"], 2),
+        (&["protect", "db=/a", "db=/b", "--tracker", "tap"], 2),
+        (&["protect", "db=/a", "--tracker", "tap", "--spool-size", "much"], 2),
+        (&["protect", "db=/a", "--tracker", "tap", "--nbd", "nowhere"], 2),
+        (&["serve", "--listen", "nowhere"], 2),
+        (&["serve", "/proc"], 2),
+        (&["serve", "--dry-run"], 2),
+    ] {
+        let call = machine.call(args);
+        assert_eq!((call.exit, call.stdout.as_str()), (exit, ""), "{args:?}: {}", call.stderr);
+    }
+    let call = machine.call(&["agent"]);
+    assert_eq!(call.exit, 1, "it has joined nobody: {}", call.stderr);
+}
+
+#[test]
+fn the_demo_finds_every_byte_right() {
+    let call = backspool(["demo", "--size", "16MiB", "--seconds", "1", "--json"]);
+    assert_eq!((call.exit, call.stderr.as_str()), (0, ""));
+    let document = call.document();
+    assert_eq!((document["wrong"].as_u64(), document["instants"].as_u64()), (Some(0), Some(34)));
+    assert_eq!(document["bytes_compared"].as_u64(), Some(34 * (16 << 20)));
+    assert!(document["writes_total"].as_u64() > Some(100), "{document}");
+    assert_eq!(backspool(["demo", "--size", "100KiB"]).exit, 2);
+}
