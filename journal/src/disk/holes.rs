@@ -10,13 +10,17 @@ use crate::error::{Error, Result};
 
 /// The first range of data at or after `offset`, in bytes; `None` if only a hole, or nothing, follows.
 ///
-/// Where holes are not known (devices, some file systems) the kernel says that everything up to the end is data. A file
-/// that changes meanwhile gives some answer of the time in between. Moves the position of the descriptor.
+/// Where holes are not known everything up to the end is data: some file systems say so themselves, block devices refuse the
+/// question. A file that changes meanwhile gives some answer of the time in between. Moves the position of the descriptor.
 pub fn next_data(file: impl AsFd, offset: u64) -> Result<Option<Range<u64>>> {
     let file = file.as_fd();
     let start = match seek(file, SeekFrom::Data(offset)) {
         Ok(start) => start,
         Err(Errno::NXIO) => return Ok(None),
+        Err(Errno::INVAL) => {
+            let end = seek(file, SeekFrom::End(0)).map_err(failed)?;
+            return Ok((offset < end).then_some(offset..end));
+        }
         Err(errno) => return Err(failed(errno)),
     };
     match seek(file, SeekFrom::Hole(start)) {
@@ -35,6 +39,7 @@ fn failed(errno: Errno) -> Error {
 mod tests {
     use std::fs::File;
     use std::os::unix::fs::FileExt;
+    use std::process::Command;
 
     use super::*;
 
@@ -56,15 +61,19 @@ mod tests {
 
     #[test]
     fn a_device_is_all_data() {
-        let devices = std::fs::read_dir("/sys/block").unwrap().map(|entry| entry.unwrap().file_name());
-        let sized = |device: &File| seek(device, SeekFrom::End(0)).is_ok_and(|end| end > 4096);
-        let mut devices = devices.filter_map(|name| File::open(std::path::Path::new("/dev").join(name)).ok());
-        let Some(device) = devices.find(sized) else {
-            return println!("skipped: no block device can be opened here");
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let image = dir.path().join("image");
+        File::create_new(&image).unwrap().set_len(1 << 20).unwrap();
+        let attached = Command::new("losetup").args(["--find", "--show"]).arg(&image).output();
+        let Some(attached) = attached.ok().filter(|attached| attached.status.success()) else {
+            assert!(std::env::var_os("BACKSPOOL_NO_SKIP").is_none(), "no loop device can be attached");
+            return println!("skipped: no loop device can be attached");
         };
-        let end = seek(&device, SeekFrom::End(0)).unwrap();
-        assert_eq!(next_data(&device, 0).unwrap(), Some(0..end));
-        assert_eq!(next_data(&device, 4096).unwrap(), Some(4096..end));
-        assert_eq!(next_data(&device, end).unwrap(), None);
+        let name = String::from_utf8(attached.stdout).unwrap();
+        let device = File::open(name.trim()).unwrap();
+        let found = [0, 4096, 1 << 20].map(|offset| next_data(&device, offset).unwrap());
+        drop(device);
+        assert!(Command::new("losetup").args(["--detach", name.trim()]).status().unwrap().success());
+        assert_eq!(found, [Some(0..1 << 20), Some(4096..1 << 20), None]);
     }
 }
