@@ -75,12 +75,13 @@ impl Machine {
         document["invitation"].as_str().unwrap().to_owned()
     }
 
-    /// Waits until the first copy is whole.
+    /// Waits until the first copy is whole. Before the agent's session is up the receiver knows no group.
     fn live(&self) -> Value {
         loop {
-            let status = self.good(&["status", "db"]);
-            if status["groups"][0]["state"] == "live" {
-                return status["groups"][0].clone();
+            let status = self.good(&["status"]);
+            match status["groups"].as_array().unwrap().first() {
+                Some(group) if group["state"] == "live" => return group.clone(),
+                _ => std::thread::sleep(std::time::Duration::from_millis(20)),
             }
         }
     }
