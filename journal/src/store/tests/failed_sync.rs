@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::crash::check_opened;
-use super::history::{GROUP, History};
+use super::history::{GROUP, History, Step};
 use super::machine::{Machine, scratch, skipped};
 use super::model::{Promised, SEGMENT_BYTES, entropy};
 use crate::disk::sim::Rng;
@@ -97,6 +97,7 @@ fn a_failed_fdatasync_is_never_followed_by_an_empty_promise() {
         let path = machine.path().join(format!("group-{round}"));
         let mut history = History::new(round);
         let frames = history.frames(30);
+        history.steps = vec![Step::Append(frames.clone()), Step::Sync];
         let mut promised = Promised::default();
         let mut store = begin(&machine, &path, &frames[..5]);
         promised.by(&store);
