@@ -93,6 +93,7 @@ impl Group {
             base_changed: Notify::new(),
             link: watch::Sender::new(Link::default()),
             stopping: AtomicBool::new(false),
+            link_is_fast: AtomicBool::new(false),
         })
     }
 

@@ -42,6 +42,7 @@ pub(crate) struct Group {
     pub(super) base_changed: Notify,
     pub(super) link: watch::Sender<Link>,
     pub(super) stopping: AtomicBool,
+    pub(super) link_is_fast: AtomicBool,
 }
 
 /// A volume and its export.
@@ -168,6 +169,13 @@ impl Group {
         self.link.send_modify(|link| link.refused = Some(refusal));
     }
 
+    /// Whether compressing pays.
+    pub(crate) fn link_is_fast(&self, fast: bool) {
+        self.link_is_fast.store(fast, Ordering::Relaxed);
+        // Without a spool there is nothing to compress.
+        let _ = self.spool(|spool| spool.set_link_is_fast(fast));
+    }
+
     /// Waits until the receiver has all up to `seq`.
     pub(crate) async fn durable_to(&self, seq: Seq) {
         // The sender of the watch is in `self`.
@@ -271,7 +279,7 @@ impl Group {
     }
 
     /// The base to be sent, which begins to be read if it was not; `None`: there is none.
-    pub(crate) fn base(&self, link_is_fast: bool) -> Result<Option<Arc<Base>>> {
+    pub(crate) fn base(&self) -> Result<Option<Arc<Base>>> {
         let run = &mut *self.write();
         let volumes = match &mut run.stage {
             Stage::Sealed => return Ok(None),
@@ -282,6 +290,7 @@ impl Group {
         let spec = BaseSpec { group: self.id, epoch: run.epoch, boot: self.boot, resync };
         let compared_with = run.parent.map(|head| head.seq);
         let capture = Arc::clone(&run.capture);
+        let link_is_fast = self.link_is_fast.load(Ordering::Relaxed);
         let base = Arc::new(Base::start(spec, volumes.clone(), compared_with, capture, link_is_fast)?);
         run.stage = Stage::Sending(Arc::clone(&base), std::mem::take(volumes));
         Ok(Some(base))

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use journal::error::{Error, Result};
 use journal::wire::{Message, Refusal, RefusalCode};
 use link::{MessageReader, MessageWriter};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::state::{Next, REPORT_EVERY, Stream};
 use crate::run::Group;
@@ -75,14 +75,17 @@ impl Live {
         let mut reading = pin!(self.read(reader));
         let mut reports = interval(REPORT_EVERY);
         reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = None;
+        let (mut told, mut measured) = (None, Instant::now());
         loop {
             // A message is never left half sent: nothing is awaited beside its sending, which waits only for room in the window.
             while self.send_next(writer).await? {
                 tokio::select! {
                     biased;
                     ended = &mut reading => return ended,
-                    _ = reports.tick() => self.report(writer, &mut told).await?,
+                    _ = reports.tick() => {
+                        self.measure(&mut measured);
+                        self.report(writer, &mut told).await?;
+                    }
                     () = std::future::ready(()) => {}
                 }
             }
@@ -99,9 +102,21 @@ impl Live {
             tokio::select! {
                 ended = &mut reading => return ended,
                 () = self.group.woken() => {}
-                _ = reports.tick() => self.report(writer, &mut told).await?,
+                _ = reports.tick() => {
+                    self.measure(&mut measured);
+                    self.report(writer, &mut told).await?;
+                }
             }
         }
+    }
+
+    /// Whether compressing pays is decided where frames are made.
+    fn measure(&self, since: &mut Instant) {
+        let now = Instant::now();
+        if let Some(fast) = self.shared().stream.is_fast(now - *since) {
+            self.group.link_is_fast(fast);
+        }
+        *since = now;
     }
 
     /// Sends an answer or a frame, if there is one.

@@ -158,6 +158,7 @@ async fn serve_once(connection: &Connection, group: &Arc<Group>, backoff: &mut B
     let (mut writer, mut reader) = open(connection).await?;
     let live = Live::open(Arc::clone(group), &mut writer, &mut reader).await?;
     backoff.succeeded();
+    group.link_is_fast(connection.rtt() < NEAR);
     tokio::select! {
         ended = live.run(&mut writer, &mut reader) => ended,
         never = bases(connection, group) => match never {},
@@ -180,7 +181,7 @@ async fn bases(connection: &Connection, group: &Arc<Group>) -> Infallible {
 }
 
 async fn base(connection: &Connection, group: &Arc<Group>) -> Result<()> {
-    let Some(base) = group.base(connection.rtt() < NEAR)? else { return Ok(()) };
+    let Some(base) = group.base()? else { return Ok(()) };
     let sealed = tokio::select! {
         sealed = base.send(group, async || open(connection).await) => sealed,
         failed = compare::answer(&base, group, async || open(connection).await) => failed.map(|never| match never {}),

@@ -21,11 +21,13 @@ use journal::wire::{Decision, Facts, RebaseReason, Refusal, RefusalCode, Strange
 
 /// Unacknowledged bytes at which sending pauses: two of the largest bursts a receiver makes durable at once, and the most that a lost
 /// connection makes us send again.
-pub const WINDOW_BYTES: usize = 64 * 1024 * 1024;
+pub const WINDOW_BYTES: usize = 32 * 1024 * 1024;
 /// First pause before connecting again.
 pub const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 /// Longest pause before connecting again.
 pub const RECONNECT_LAST: Duration = Duration::from_secs(2);
+/// A link that carries more than this per second is not to be compressed for.
+pub const FAST_BYTES: u64 = 300_000_000;
 /// Longest time without a report: a receiver counts a session as live for a second after one.
 pub const REPORT_EVERY: Duration = Duration::from_millis(250);
 
@@ -57,6 +59,9 @@ pub struct Stream {
     /// Sent and not acknowledged: the head after each frame, and its bytes.
     in_flight: VecDeque<(Head, usize)>,
     in_flight_bytes: usize,
+    /// Acknowledged since the pace was last asked for, and whether the link was busy then.
+    acked_bytes: usize,
+    was_busy: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,9 +145,22 @@ impl Stream {
             let text = format!("{} called durable, which was never sent so", head.seq);
             return Err(Refusal::new(RefusalCode::Malformed, text));
         };
-        self.in_flight_bytes -= self.in_flight.drain(..=place).map(|(_, bytes)| bytes).sum::<usize>();
+        let bytes = self.in_flight.drain(..=place).map(|(_, bytes)| bytes).sum::<usize>();
+        self.in_flight_bytes -= bytes;
+        self.acked_bytes += bytes;
         self.durable = Some(head);
         Ok(true)
+    }
+}
+
+impl Stream {
+    /// Whether the link is a fast one, after the `elapsed` time since this was last asked; `None`: it had too little to do to tell.
+    pub fn is_fast(&mut self, elapsed: Duration) -> Option<bool> {
+        let acked = u64::try_from(std::mem::take(&mut self.acked_bytes)).unwrap_or(u64::MAX);
+        let busy = self.in_flight_bytes >= WINDOW_BYTES / 2;
+        let was_busy = std::mem::replace(&mut self.was_busy, busy);
+        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).max(1);
+        (busy && was_busy).then(|| acked.saturating_mul(1_000_000) / micros >= FAST_BYTES)
     }
 }
 
@@ -262,6 +280,20 @@ mod tests {
         assert_eq!(stream.wants_after(), None);
         assert_eq!(stream.acknowledged(head(1)), Ok(true));
         assert_eq!(stream.wants_after(), after(2));
+    }
+
+    #[test]
+    fn only_a_busy_link_tells_how_fast_it_is() {
+        let second = Duration::from_secs(1);
+        let (mut stream, _) = open(0, 9, 0, None);
+        stream.frame_sent(head(1), 1_000_000_000);
+        assert_eq!(stream.is_fast(second), None, "it may have become busy just now");
+        stream.frame_sent(head(2), WINDOW_BYTES);
+        assert_eq!(stream.acknowledged(head(1)), Ok(true));
+        assert_eq!(stream.is_fast(second), Some(true));
+        assert_eq!(stream.is_fast(second), Some(false), "nothing came through");
+        assert_eq!(stream.acknowledged(head(2)), Ok(true));
+        assert_eq!(stream.is_fast(second), None, "there was nothing to send");
     }
 
     #[test]
