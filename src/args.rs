@@ -287,9 +287,6 @@ pub(crate) struct Rollback {
 pub(crate) struct Verify {
     /// Which group
     pub(crate) group: String,
-    /// Make the indexes anew from the segments
-    #[arg(long)]
-    pub(crate) rebuild_index: bool,
 }
 
 /// `completions`

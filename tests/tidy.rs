@@ -1,5 +1,7 @@
 //! Rules about the tree that no compiler checks: file lengths, who may import whom, where `unsafe` and tokio may stand.
 
+#![expect(clippy::unwrap_used, reason = "a test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,6 @@
 //! What `status` tells of a group. Pure: everything it needs, the time too, is handed in.
 
+use std::cmp::Ordering;
 use std::time::{Duration, Instant};
 
 use journal::store::Version;
@@ -40,10 +41,17 @@ impl Facts<'_> {
         if !self.covered {
             return Some(self.last_point.or(self.first).map_or(age.as_secs_f64(), since));
         }
-        if report.captured <= self.durable {
-            return Some(stale.as_secs_f64());
+        match report.captured.cmp(&self.durable) {
+            // All that the agent had seen when it last spoke, and nothing has come since.
+            Ordering::Equal => Some(stale.as_secs_f64()),
+            Ordering::Greater => Some(report.oldest_unsent.map_or(age.as_secs_f64(), since)),
+            // More came since, so there may be still more: whatever it is, it is younger than the last that is durable.
+            Ordering::Less => {
+                let now = Micros(report.time.0).seconds() + age.as_secs_f64();
+                let last = self.last_point.map_or(now, |last| Micros(last.0).seconds());
+                Some((now - last).max(stale.as_secs_f64()))
+            }
         }
-        Some(report.oldest_unsent.map_or(age.as_secs_f64(), since))
     }
 
     /// The one word of `CLI.md`.
@@ -183,7 +191,9 @@ mod tests {
         let running = |captured, oldest| report(AgentState::Running, captured, oldest);
         //    report                          age    but      state     rpo
         check(&running(50, None), 200, none, "live", 0.0);
-        check(&running(49, Some(99_000_000)), 200, none, "live", 0.0); // durable since
+        // More came since, the last of it 0.125 s before the agent spoke.
+        let busy = |facts: &mut Facts<'_>| facts.last_point = Some(WallTime(NOW.0 - 125_000));
+        check(&running(49, Some(99_000_000)), 250, busy, "live", 0.375);
         check(&running(51, Some(99_500_000)), 250, none, "live", 0.75);
         check(&running(51, Some(98_000_000)), 0, none, "behind", 2.0);
         check(&running(50, None), 1500, none, "behind", 1.5); // the agent has fallen silent

@@ -36,7 +36,7 @@ async fn run_groups(context: &Context, config: &Config, groups: &[Group], nbd_re
         state_dir: config.state(&context.global),
         groups: groups.iter().map(checked).collect::<Result<_, _>>()?,
         nbd: address(groups)?.map(parsed).transpose()?,
-        remote: if nbd_remote { nbd::RemoteClients::Allowed } else { nbd::RemoteClients::Refused },
+        remote: if nbd_remote { agent::RemoteClients::Allowed } else { agent::RemoteClients::Refused },
         socket: context.global.socket.clone(),
     };
     let out = context.out;

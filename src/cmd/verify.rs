@@ -10,11 +10,8 @@ use crate::output::{list, number, text};
 use crate::units::bytes;
 
 pub(super) async fn run(context: &Context, args: &Verify) -> Outcome {
-    if args.rebuild_index {
-        context.refuse_dry_run("verify --rebuild-index")?;
-    }
     let group = Name::parse("a group", &args.group)?;
-    let body = json!({"group": group.as_str(), "rebuild_index": args.rebuild_index});
+    let body = json!({"group": group.as_str()});
     let document = job::run(context, &context.receiver()?, "/v1/verify", &body).await?;
     context.out.result(&document, || report(context, &document))?;
     // Damage that was mended is damage all the same.

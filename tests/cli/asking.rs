@@ -204,13 +204,13 @@ fn verify_ends_with_14_on_any_damage_even_if_mended() {
         reply(false, vec![]),
     ]);
     assert_eq!(good(peer.call(&["verify", "db"])).stdout, "sound: 4.0 KiB checked\n");
-    let call = peer.call(&["verify", "db", "--rebuild-index"]);
+    let call = peer.call(&["verify", "db"]);
     assert_eq!(call.exit, 14);
     assert_eq!(call.stdout, "seg-1 at byte 7: bad checksum\ndamaged: 1 findings in 4.0 KiB\n");
     let call = peer.call(&["verify", "db", "--json"]);
     assert_eq!((call.exit, call.document()["findings"][0]["mended"].as_bool()), (14, Some(true)));
     assert_eq!(peer.call(&["verify", "db"]).exit, 14);
-    assert_eq!(peer.asked()[1].body, json!({"group": "db", "rebuild_index": true}));
+    assert_eq!(peer.asked()[1].body, json!({"group": "db"}));
 }
 
 #[test]

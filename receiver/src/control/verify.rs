@@ -19,8 +19,6 @@ use crate::time::now;
 #[derive(Deserialize)]
 struct Request {
     group: String,
-    #[serde(default)]
-    rebuild_index: bool,
 }
 
 /// Reads and checks segments, indexes and the replica image.
@@ -32,10 +30,6 @@ pub(super) async fn verify(State(app): State<App>, body: Bytes) -> Response {
 }
 
 async fn run(app: App, request: Request, lines: Lines) -> Result<Value> {
-    if request.rebuild_index {
-        let message = "an index is made again in memory whenever it is needed; it cannot be written again yet";
-        return Err(Error::new(Code::UNSUPPORTED, message));
-    }
     let group = app.groups.by_name(&request.group)?;
     let _alone = group.reserve("a verification")?;
     let checked = group.clone();
