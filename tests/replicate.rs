@@ -1,8 +1,10 @@
 //! Agent and receiver in one process, over real sockets: what is written through the tap can be read at the receiver, whoever
 //! restarts in between.
 
-mod replicate {
+mod common {
     pub(crate) mod http;
+}
+mod replicate {
     pub(crate) mod pair;
 }
 

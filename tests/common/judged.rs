@@ -1,0 +1,93 @@
+//! A load with a record of its own, and views judged by that record.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use oracle::{History, Micros, Recorder, Stats, Verdict, Volume, Workload, WorkloadError};
+
+use super::cluster::{Cluster, Gap, at};
+use super::wait_for;
+
+/// A workload that runs until it is stopped.
+pub(crate) struct Load {
+    recorder: Arc<Recorder>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Result<Stats, WorkloadError>>,
+}
+
+impl Load {
+    pub(crate) fn start(volume: Volume, workload: Workload) -> Self {
+        let (recorder, stop) = (Arc::new(Recorder::in_memory(volume)), Arc::new(AtomicBool::new(false)));
+        let (noted, stopped) = (Arc::clone(&recorder), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || workload.run(&noted, &stopped));
+        Self { recorder, stop, thread }
+    }
+
+    /// What happened so far. Take it after the image that it is to judge.
+    pub(crate) fn history(&self) -> History {
+        self.recorder.history()
+    }
+
+    /// Until so many more operations have begun.
+    #[track_caller]
+    pub(crate) fn wait_for(&self, more: usize) {
+        let before = self.history().ops().len();
+        let begun = || {
+            self.assert_runs();
+            (self.history().ops().len() >= before + more).then_some(())
+        };
+        wait_for("busy", begun, || format!("{more} more operations than {before}"));
+    }
+
+    #[track_caller]
+    pub(crate) fn assert_runs(&self) {
+        assert!(!self.thread.is_finished(), "the load ended by itself");
+    }
+
+    pub(crate) fn stop(self) -> (History, Stats) {
+        self.stop.store(true, Ordering::Relaxed);
+        let stats = self.thread.join().unwrap().unwrap();
+        (self.recorder.history(), stats)
+    }
+}
+
+/// Whether `image` is the volume as of that instant.
+pub(crate) fn judge(history: &History, instant: u64, image: &[u8]) -> Verdict {
+    history.judge(Micros(instant), &mut reader(image)).unwrap()
+}
+
+/// The view as of that instant, which must be legal.
+#[track_caller]
+pub(crate) fn assert_legal(cluster: &Cluster, instant: u64, history: impl FnOnce() -> History) {
+    let image = cluster.image(&at(instant));
+    let verdict = judge(&history(), instant, &image);
+    assert!(verdict.is_legal(), "{} is wrong: {verdict}\n{}", at(instant), cluster.words());
+}
+
+/// The newest point, which must be a state of the volume with all that was acknowledged up to `floor`.
+#[track_caller]
+pub(crate) fn assert_latest(cluster: &Cluster, floor: u64, history: impl FnOnce() -> History) {
+    let image = cluster.image("latest");
+    let crash = history().judge_crash(Some(Micros(floor)), &mut reader(&image)).unwrap();
+    assert!(crash.verdict.is_legal(), "latest is wrong: {}\n{}", crash.verdict, cluster.words());
+}
+
+/// An instant in a gap is refused.
+#[track_caller]
+pub(crate) fn assert_gap(cluster: &Cluster, instant: u64) {
+    let error = cluster.read(&at(instant), 0, 512).unwrap().expect_err("an instant in a gap is served");
+    assert_eq!(error["exit"], 13, "{error}");
+}
+
+pub(crate) fn is_in_gap(instant: u64, gaps: &[Gap]) -> bool {
+    gaps.iter().any(|gap| gap.from < instant && gap.to.is_none_or(|to| instant < to))
+}
+
+fn reader(image: &[u8]) -> impl FnMut(u64, &mut [u8]) -> std::io::Result<()> {
+    |offset, buf| {
+        let from = usize::try_from(offset).unwrap();
+        buf.copy_from_slice(&image[from..from + buf.len()]);
+        Ok(())
+    }
+}
