@@ -11,7 +11,7 @@ use anyhow::Result;
 use benches::data;
 use benches::options::Options;
 use benches::place;
-use benches::process::{installed, nbdkit, run, uri};
+use benches::process::{backspool, installed, nbdkit, run, uri};
 use benches::stage::Stage;
 use benches::table::{self, Aim, Row};
 
@@ -28,6 +28,7 @@ const RIVALS: [(&str, &str, Tool, f64); 3] = [
 
 fn main() -> Result<()> {
     let options = Options::from_args()?;
+    let program = backspool()?;
     let dir = place::real_disk()?;
     let image = dir.path().join("image");
     mixed_image(&image, options.size(2048, 32))?;
@@ -37,7 +38,7 @@ fn main() -> Result<()> {
     let mut theirs = vec![Vec::new(); tools.len()];
     for _ in 0..options.rounds(5) {
         let place = place::real_disk()?;
-        let (seconds, peak) = ours(&image, place.path())?;
+        let (seconds, peak) = ours(&program, &image, place.path())?;
         times.push(seconds);
         memory = peak;
         for ((_, _, copy, _), times) in tools.iter().zip(&mut theirs) {
@@ -72,8 +73,8 @@ fn mixed_image(path: &Path, mebibytes: u64) -> Result<()> {
     Ok(file.sync_all()?)
 }
 
-fn ours(image: &Path, dir: &Path) -> Result<(f64, Vec<Row>)> {
-    let stage = Stage::set(dir, image)?;
+fn ours(program: &Path, image: &Path, dir: &Path) -> Result<(f64, Vec<Row>)> {
+    let stage = Stage::set(program, dir, image)?;
     stage.live()?;
     let seconds = stage.since_start().as_secs_f64();
     Ok((seconds, stage.memory("the first copy")?))

@@ -12,6 +12,7 @@ use benches::data;
 use benches::fio::fio;
 use benches::options::Options;
 use benches::place;
+use benches::process::backspool;
 use benches::samples::Samples;
 use benches::stage::Stage;
 use benches::table::{self, Aim, Row};
@@ -20,11 +21,12 @@ const BLOCK: usize = 4096;
 
 fn main() -> Result<()> {
     let options = Options::from_args()?;
+    let program = backspool()?;
     let (mut p50, mut p99) = ((Vec::new(), Vec::new()), (Vec::new(), Vec::new()));
     let mut rates = Vec::new();
     for _ in 0..options.rounds(5) {
-        let max = rate(&options, None)?.0;
-        let (reached, lag) = rate(&options, Some(max / 2.0))?;
+        let max = rate(&program, &options, None)?.0;
+        let (reached, lag) = rate(&program, &options, Some(max / 2.0))?;
         let floor = floor(options.size(2000, 20))?;
         rates.push(reached / max);
         for (place, q, name) in [(&mut p50, 0.5, "p50_seconds"), (&mut p99, 0.99, "p99_seconds")] {
@@ -52,11 +54,11 @@ fn main() -> Result<()> {
 }
 
 /// Writes a second that were reached, and the lag, with processes of their own: the lag is counted from a session's start.
-fn rate(options: &Options, limit: Option<f64>) -> Result<(f64, serde_json::Value)> {
+fn rate(program: &Path, options: &Options, limit: Option<f64>) -> Result<(f64, serde_json::Value)> {
     let dir = place::real_disk()?;
     let source = dir.path().join("source.img");
     std::fs::write(&source, data::incompressible(options.size(256 << 20, 4 << 20), 11))?;
-    let stage = Stage::set(dir.path(), &source)?;
+    let stage = Stage::set(program, dir.path(), &source)?;
     stage.live()?;
     let mut job = vec!["--rw=randwrite".to_owned(), "--bs=4k".to_owned(), "--iodepth=32".to_owned()];
     job.push(options.size("--runtime=5", "--runtime=200ms").to_owned());

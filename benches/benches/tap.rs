@@ -10,7 +10,7 @@ use benches::fio::{Measured, fio};
 use benches::mirror::Mirror;
 use benches::options::Options;
 use benches::place;
-use benches::process::{Process, installed, nbdkit};
+use benches::process::{Process, backspool, installed, nbdkit};
 use benches::samples::Samples;
 use benches::stage::Stage;
 use benches::table::{self, Aim, Row};
@@ -44,7 +44,7 @@ impl Targets {
             fs::File::open(&path)?.sync_all()?;
             Ok(path)
         };
-        let ours = Stage::set(dir, &image("ours.img")?)?;
+        let ours = Stage::set(&backspool()?, dir, &image("ours.img")?)?;
         ours.live()?;
         let mirror = if installed("qemu-storage-daemon") {
             Some(Mirror::start(dir, &image("mirror.img")?, &image("mirrored.img")?)?)

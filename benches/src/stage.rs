@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::process::{Process, backspool, run, until};
+use crate::process::{Process, run, until};
 use crate::table::{Aim, Row};
 
 /// Name of the only group.
@@ -25,11 +25,10 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Starts both in `dir`; returns as soon as the tap accepts, when the first copy of `source` has just begun.
-    pub fn set(dir: &Path, source: &Path) -> Result<Self> {
-        let program = backspool()?;
+    /// Starts both, of `program`, in `dir`; returns as soon as the tap accepts, when the first copy of `source` has just begun.
+    pub fn set(program: &Path, dir: &Path, source: &Path) -> Result<Self> {
         let command = |args: &[&str]| {
-            let mut command = Command::new(&program);
+            let mut command = Command::new(program);
             command.arg("--config").arg(dir.join("empty.toml")).args(args);
             command
         };
