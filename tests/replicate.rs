@@ -1,9 +1,8 @@
 //! Agent and receiver in one process, over real sockets: what is written through the tap can be read at the receiver, whoever
 //! restarts in between.
 
-mod common {
-    pub(crate) mod http;
-}
+#[path = "common/http.rs"]
+mod http;
 mod replicate {
     pub(crate) mod pair;
 }

@@ -16,7 +16,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::common::http::request;
+use crate::http::request;
 
 /// Bytes of the volume: no multiple of a block.
 pub(crate) const SIZE: usize = 8 * 1024 * 1024 + 512;
