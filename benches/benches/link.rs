@@ -9,7 +9,7 @@ use benches::chain::{Chain, GROUP};
 use benches::data;
 use benches::options::Options;
 use benches::place::{self, Touched};
-use benches::samples::{Samples, gigabytes_per_second};
+use benches::samples::{cpu_seconds, gigabytes_per_second};
 use benches::table::{self, Aim, Row};
 use journal::frame::Frame;
 use journal::limits::SEGMENT_BYTES;
@@ -28,23 +28,57 @@ fn main() -> Result<()> {
     let bytes = options.size(512 << 20, 8 << 20);
     let frames: Arc<[Frame]> = Chain::new(1 << 40, false).frames(&data::incompressible(bytes, 9), 65536).into();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let row = runtime.block_on(async {
+    let (ours, bare) = runtime.block_on(async {
         let pair = Pair::connect().await?;
         let (mut ours, mut bare) = (Vec::new(), Vec::new());
         for round in 0..=options.rounds(7) {
-            let values = (pair.journaled(&frames).await?, pair.bare(&frames).await?);
+            let passed = (pair.journaled(&frames).await?, pair.bare(&frames).await?);
             // The first fills caches and opens the congestion window.
             if round > 0 {
-                ours.push(values.0);
-                bare.push(values.1);
+                ours.push(passed.0);
+                bare.push(passed.1);
             }
         }
-        let floor = Some(("bare QUIC stream".to_owned(), bare.into_iter().collect::<Samples>()));
-        let what = "frames of 1 MiB, incompressible, durable".to_owned();
-        anyhow::Ok(Row { what, unit: "GB/s", ours: ours.into_iter().collect(), floor, aim: Aim::RatioAtLeast(0.6) })
+        anyhow::Ok((ours, bare))
     })?;
-    table::print("link: over QUIC into a journal on tmpfs, both ends in this process", &[row], &options);
+    let row = |what: &str, unit, figure: fn(&Passed) -> f64, aim| Row {
+        what: format!("frames of 1 MiB, incompressible, {what}"),
+        unit,
+        ours: ours.iter().map(figure).collect(),
+        floor: Some(("bare QUIC stream".to_owned(), bare.iter().map(figure).collect())),
+        aim,
+    };
+    let rows = [
+        row("until durable", "GB/s", |passed| passed.gigabytes_per_second, Aim::RatioAtLeast(0.6)),
+        row("processor time of both ends", "s/GB", |passed| passed.cpu_seconds_per_gigabyte, Aim::Known),
+    ];
+    table::print("link: over QUIC into a journal on tmpfs, both ends in this process", &rows, &options);
     Ok(())
+}
+
+/// What it took to bring all frames over.
+struct Passed {
+    gigabytes_per_second: f64,
+    cpu_seconds_per_gigabyte: f64,
+}
+
+/// When it began.
+struct Begun {
+    at: Instant,
+    cpu_seconds: f64,
+}
+
+impl Begun {
+    fn now() -> Self {
+        Self { at: Instant::now(), cpu_seconds: cpu_seconds() }
+    }
+
+    fn passed(&self, bytes: usize) -> Passed {
+        Passed {
+            gigabytes_per_second: gigabytes_per_second(bytes, self.at.elapsed()),
+            cpu_seconds_per_gigabyte: (cpu_seconds() - self.cpu_seconds) * 1e9 / bytes as f64,
+        }
+    }
 }
 
 /// Both ends of a connection over loopback.
@@ -71,9 +105,9 @@ impl Pair {
     }
 
     /// Nothing but QUIC.
-    async fn bare(&self, frames: &Arc<[Frame]>) -> Result<f64> {
+    async fn bare(&self, frames: &Arc<[Frame]>) -> Result<Passed> {
         let (mut send, _) = self.client.open_bi().await?;
-        let (start, frames) = (Instant::now(), Arc::clone(frames));
+        let (begun, frames) = (Begun::now(), Arc::clone(frames));
         let sending: tokio::task::JoinHandle<Result<SendStream>> = tokio::spawn(async move {
             for frame in frames.iter() {
                 send.write_chunk(frame.bytes().clone()).await?;
@@ -87,11 +121,11 @@ impl Pair {
             bytes += chunk.bytes.len();
         }
         sending.await??;
-        Ok(gigabytes_per_second(bytes, start.elapsed()))
+        Ok(begun.passed(bytes))
     }
 
     /// Every frame checked, appended and durable, and said to be.
-    async fn journaled(&self, frames: &Arc<[Frame]>) -> Result<f64> {
+    async fn journaled(&self, frames: &Arc<[Frame]>) -> Result<Passed> {
         let bytes: usize = frames.iter().map(|frame| frame.bytes().len()).sum();
         let dir = place::memory()?;
         let disk =
@@ -99,7 +133,7 @@ impl Pair {
         let (store, _) = Store::open(Arc::new(disk), GROUP, SEGMENT_BYTES, place::entropy)?;
         let (mut writer, mut reader) = message_stream(self.client.open_bi().await?);
         let last = frames.last().and_then(Frame::last_seq).context("no frames")?;
-        let (start, frames) = (Instant::now(), Arc::clone(frames));
+        let (begun, frames) = (Begun::now(), Arc::clone(frames));
         let sending: tokio::task::JoinHandle<Result<MessageWriter>> = tokio::spawn(async move {
             for frame in frames.iter() {
                 writer.send_frame(frame.bytes().clone()).await?;
@@ -114,10 +148,10 @@ impl Pair {
                 _ => {}
             }
         }
-        let took = start.elapsed();
+        let passed = begun.passed(bytes);
         sending.await??.finish();
         receiving.await??;
-        Ok(gigabytes_per_second(bytes, took))
+        Ok(passed)
     }
 }
 

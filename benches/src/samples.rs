@@ -72,6 +72,12 @@ pub fn gigabytes_per_second(bytes: usize, took: Duration) -> f64 {
     bytes as f64 / 1e9 / took.as_secs_f64()
 }
 
+/// Seconds that all threads of this process have run so far, in the kernel too. Other processes do not add to it.
+pub fn cpu_seconds() -> f64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
