@@ -14,6 +14,8 @@ mod compare;
 mod group;
 mod quic;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

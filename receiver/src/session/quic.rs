@@ -7,9 +7,10 @@ use std::time::Duration;
 use journal::types::SessionId;
 use journal::wire::{JoinOutcome, Message, Offer, Pin, ReceiverId, Refusal, RefusalCode, Welcome};
 use link::{JoinAttempt, MessageReader, MessageWriter, Peer, Purpose, message_stream, refuse};
-use quinn::{Connection, Endpoint};
+use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::state::Opening;
@@ -93,11 +94,14 @@ impl Sessions {
         };
         let id = self.groups.next_session();
         // The control stream: it stays open as long as the session, nothing more is said on it yet.
-        let (_writer, mut control) = match self.welcome(&connection, id).await {
-            Ok(control) => control,
+        let accepted = timeout(PATIENCE, connection.accept_bi()).await;
+        let Ok(Ok(pair)) = accepted else { return refuse(&connection, &too_late()) };
+        let (mut writer, mut control) = message_stream(pair);
+        match self.welcome(&mut writer, &mut control, id).await {
+            Ok(()) => {}
             Err(End::Refused(refusal)) => return refuse(&connection, &refusal),
             Err(End::Gone) => return,
-        };
+        }
         self.supersede(pin, id, &connection);
         info!(%agent, session = id.0, remote = %connection.remote_address(), "session");
         let session = Session { id, agent: agent.clone(), groups: Arc::clone(&self.groups), open: Mutex::default() };
@@ -107,18 +111,13 @@ impl Sessions {
     }
 
     /// Hello and Welcome.
-    async fn welcome(&self, connection: &Connection, id: SessionId) -> Result<(MessageWriter, MessageReader), End> {
-        let accepted = tokio::time::timeout(PATIENCE, connection.accept_bi()).await;
-        let Ok(Ok(stream)) = accepted else { return Err(too_late()) };
-        let (mut writer, mut reader) = message_stream(stream);
-        match first(&mut reader).await? {
-            Message::Hello(hello) => {
-                let agreed = hello.answer(&Offer::OURS)?;
-                writer.send(&Message::Welcome(Welcome { agreed, session: id, receiver: self.id })).await?;
-                Ok((writer, reader))
-            }
-            other => Err(super::out_of_place(&other)),
-        }
+    async fn welcome(&self, writer: &mut MessageWriter, reader: &mut MessageReader, id: SessionId) -> Result<(), End> {
+        let Message::Hello(hello) = first(reader).await? else {
+            return Err(Refusal::new(RefusalCode::Malformed, "no hello").into());
+        };
+        let agreed = hello.answer(&Offer::OURS)?;
+        writer.send(&Message::Welcome(Welcome { agreed, session: id, receiver: self.id })).await?;
+        Ok(())
     }
 
     /// Makes this the session of its key, and ends the one before.
@@ -151,8 +150,8 @@ async fn streams(session: Arc<Session>, connection: &Connection, control: &mut M
             accepted = connection.accept_bi() => match accepted {
                 Ok(pair) => {
                     let session = Arc::clone(&session);
-                    let (writer, reader) = message_stream(pair);
-                    streams.spawn(async move { stream(&session, writer, reader).await });
+                    let connection = connection.clone();
+                    streams.spawn(async move { stream(&session, &connection, pair).await });
                 }
                 Err(error) => return link::connection_error(error).to_string(),
             },
@@ -161,9 +160,7 @@ async fn streams(session: Arc<Session>, connection: &Connection, control: &mut M
                 Ok(Some(message)) => return why(connection, super::out_of_place(&message)),
                 Ok(None) => return why(connection, End::Gone),
             },
-            Some(ended) = streams.join_next() => if let Ok(Err(refusal)) = ended {
-                return why(connection, End::Refused(refusal));
-            },
+            Some(_) = streams.join_next() => {}
         }
     }
 }
@@ -182,8 +179,9 @@ fn why(connection: &Connection, end: End) -> String {
     }
 }
 
-/// One stream. An error is one that ends the whole session: what does not parse is said by nobody we know how to talk to.
-async fn stream(session: &Session, mut writer: MessageWriter, mut reader: MessageReader) -> Result<(), Refusal> {
+/// One stream. What does not parse ends the whole session: nobody knows how to talk to who says it.
+async fn stream(session: &Session, connection: &Connection, pair: (SendStream, RecvStream)) {
+    let (mut writer, mut reader) = message_stream(pair);
     let served = async {
         match Opening::of(first(&mut reader).await?)? {
             Opening::Group { group, name } => group::serve(session, (group, name), &mut writer, &mut reader).await,
@@ -191,25 +189,26 @@ async fn stream(session: &Session, mut writer: MessageWriter, mut reader: Messag
             Opening::Compare { group, at } => compare::serve(session, (group, at), &mut writer, &mut reader).await,
         }
     };
-    let Err(End::Refused(refusal)) = served.await else { return Ok(()) };
+    let Err(End::Refused(refusal)) = served.await else { return };
     warn!(agent = %session.agent, session = session.id.0, %refusal, "a stream was refused");
     if refusal.code == RefusalCode::Malformed {
-        return Err(refusal);
+        // While the stream is there: its end would wait for room in the congestion window, and QUIC lets nothing pass it,
+        // not even the connection's end.
+        return refuse(connection, &refusal);
     }
     reader.stop(refusal.code);
     // Whoever is gone need not be told.
     let _ = writer.send(&Message::Refused(refusal)).await;
     writer.finish();
-    Ok(())
 }
 
 async fn first(reader: &mut MessageReader) -> Result<Message, End> {
-    match tokio::time::timeout(PATIENCE, reader.next()).await {
+    match timeout(PATIENCE, reader.next()).await {
         Ok(message) => message?.ok_or(End::Gone),
-        Err(_) => Err(too_late()),
+        Err(_) => Err(too_late().into()),
     }
 }
 
-fn too_late() -> End {
-    Refusal::new(RefusalCode::Malformed, "the first message did not come").into()
+fn too_late() -> Refusal {
+    Refusal::new(RefusalCode::Malformed, "the first message did not come")
 }
