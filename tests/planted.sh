@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Puts known mistakes into a copy of the tree, one at a time, and demands that the tests find each of them.
+#
+#   tests/planted.sh [NAME...]       all of tests/planted/*.patch, or these
+#
+# A patch says in its first lines what the mistake is, and which tests are run ("test: ARGUMENTS OF CARGO TEST").
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD work=$PWD/target/planted tree=$PWD/target/planted/tree
+export CARGO_TARGET_DIR=$work/build CARGO_TERM_COLOR=never RUST_BACKTRACE=0
+# The mistakes are coarse: fewer states find them too.
+export BACKSPOOL_CRASH_STATES=${BACKSPOOL_CRASH_STATES:-20000} BACKSPOOL_POWER_CUTS=${BACKSPOOL_POWER_CUTS:-0}
+mkdir -p "$tree"
+
+# The copy is the tree as it is now, changes that nobody committed included. What is the same keeps its time: it is not built again.
+refresh() {
+    git ls-files -z --cached --others --exclude-standard >"$work/files"
+    while IFS= read -r -d '' file; do
+        [ -f "$file" ] || { rm -f "$tree/$file"; continue; }
+        cmp -s "$file" "$tree/$file" && continue
+        mkdir -p "$(dirname "$tree/$file")"
+        cp "$file" "$tree/$file"
+    done <"$work/files"
+    (cd "$tree" && find . -type f -print0 | while IFS= read -r -d '' file; do
+        [ -f "$root/$file" ] || rm -f "$file"
+    done)
+}
+
+# Runs a patch's tests in the copy; the log is in $work/log. Fails if a test fails, exits if it does not build.
+tests() {
+    local arguments=$1
+    # shellcheck disable=SC2086
+    if ! (cd "$tree" && cargo test --release --locked --no-run ${arguments%% -- *}) >"$work/log" 2>&1; then
+        cat "$work/log"
+        echo "planted $2: does not build"
+        exit 1
+    fi
+    # shellcheck disable=SC2086
+    (cd "$tree" && timeout 300 cargo test --release --locked $arguments) >"$work/log" 2>&1
+}
+
+arguments_of() { sed -n 's/^test: //p' "$1" | head -1; }
+
+cd "$root"
+refresh
+names=("$@")
+if [ "${#names[@]}" -eq 0 ]; then
+    for patch in tests/planted/*.patch; do names+=("$(basename "$patch" .patch)"); done
+fi
+
+# Without a mistake the same tests pass; else "caught" would mean nothing.
+declare -A seen=()
+for name in "${names[@]}"; do
+    arguments=$(arguments_of "tests/planted/$name.patch")
+    [ -n "$arguments" ] || { echo "planted $name: says no test"; exit 1; }
+    [ -z "${seen[$arguments]:-}" ] || continue
+    seen[$arguments]=1
+    tests "$arguments" "nothing" || { cat "$work/log"; echo "planted nothing: $arguments fails"; exit 1; }
+done
+
+survived=0
+for name in "${names[@]}"; do
+    patch=$root/tests/planted/$name.patch
+    if ! patch -s -d "$tree" -p1 --no-backup-if-mismatch <"$patch" >"$work/log"; then
+        cat "$work/log"
+        echo "planted $name: the patch does not apply any more"
+        exit 1
+    fi
+    if tests "$(arguments_of "$patch")" "$name"; then
+        echo "planted $name: SURVIVED"
+        survived=$((survived + 1))
+    else
+        caught=$(sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' "$work/log" | sort -u | paste -sd, | sed 's/,/, /g')
+        [ -n "$caught" ] || caught='a test that did not end'
+        echo "planted $name: caught by $caught"
+    fi
+    refresh
+done
+echo "${#names[@]} planted mistakes, $survived survived"
+[ "$survived" -eq 0 ]
