@@ -3,6 +3,8 @@
 //! `BACKSPOOL_WRITE_FIXTURES=1` writes the files anew. That is right only before a release, or for a new version of the format, whose files
 //! go beside these.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -255,3 +255,26 @@ fn segment_numbers_are_never_used_twice() {
         assert_eq!(disk.list().unwrap(), ["manifest"]);
     }
 }
+
+/// What recovery cuts is cut on the disk: the next opening finds nothing of it, also after another power cut.
+#[test]
+fn what_was_cut_does_not_come_back() {
+    let frames = live(1, 4);
+    let disk = SimDisk::new(1);
+    let (mut log, _) = open(&disk, true).unwrap();
+    log.append(&frames[..2], SESSION, NOW).unwrap();
+    log.sync().unwrap();
+    let hole = log.bytes();
+    log.append(&frames[2..], SESSION, NOW).unwrap();
+    drop(log);
+    // The power goes: of what nobody promised the first frame is lost, those behind it are whole.
+    let after = disk.crash(CrashMode::KeepAll, &mut Rng::new(1));
+    after.flip_bit(&SegmentNo(1).file_name(), (hole + 200) * 8).unwrap();
+    let (log, findings) = open(&after, true).unwrap();
+    assert_eq!((head(&log), findings.len(), findings[0].mended), (2, 1, true), "{findings:?}");
+    drop(log);
+    let after = after.crash(CrashMode::LoseAll, &mut Rng::new(2));
+    let (log, findings) = open(&after, true).unwrap();
+    assert_eq!((head(&log), log.closed(), findings.as_slice()), (2, None, [].as_slice()));
+    assert_eq!(log.segments().next().map(|segment| segment.file.len().unwrap()), Some(hole));
+}

@@ -2,7 +2,7 @@
 //!
 //! `BACKSPOOL_POWER_CUTS` asks for more, or fewer, than the usual 200.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use super::crash::check_opened;
@@ -43,19 +43,24 @@ fn cuts(fs: &str, image_bytes: u64, wanted: u64) {
         histories += 1;
         let history = History::random(9000 + histories, 40);
         let path = machine.path().join(format!("group-{histories}"));
-        let (mut promised, mut furthest) = (Promised::default(), 0);
+        let (promised, mut furthest) = (Mutex::new(Promised::default()), 0);
         while cuts < wanted && furthest < history.steps.len() {
             let open = || open(&path, cuts.is_multiple_of(2));
             let delay = Duration::from_micros(rng.below(150_000));
-            std::thread::scope(|scope| {
-                let writer = scope.spawn(|| write(&open, &history, &mut promised, &mut furthest));
+            let before = std::thread::scope(|scope| {
+                let writer = scope.spawn(|| write(&open, &history, &promised, &mut furthest));
                 std::thread::sleep(delay);
+                // What is promised while the power goes nobody would hear, and it is not always true: of 600 fdatasyncs that ran into the
+                // shutdown of an ext4 (Linux 6.18), 46 succeeded without their data.
+                let before = promised.lock().unwrap().clone();
                 machine.cut_power(cuts.is_multiple_of(3));
                 under_way += u64::from(writer.join().unwrap().is_err());
+                before
             });
+            *promised.lock().unwrap() = before.clone();
             machine.boot();
             let case = format!("{fs}, history {histories}, cut {cuts} after {delay:?}");
-            torn += check_opened(&open, &history, &promised, &mut rng, &case);
+            torn += check_opened(&open, &history, &before, &mut rng, &case);
             cuts += 1;
         }
         std::fs::remove_dir_all(&path).unwrap();
@@ -77,18 +82,20 @@ fn open(path: &std::path::Path, ring: bool) -> Result<(Store, Vec<Finding>)> {
 fn write(
     open: &dyn Fn() -> Result<(Store, Vec<Finding>)>,
     history: &History,
-    promised: &mut Promised,
+    promised: &Mutex<Promised>,
     furthest: &mut usize,
 ) -> Result<()> {
     let reopen = || Ok(open()?.0);
     let mut store = reopen()?;
-    promised.by(&store);
+    let mut mine = promised.lock().unwrap().clone();
+    mine.by(&store);
     for (i, step) in history.steps.iter().enumerate() {
         // Done before: what would be dropped now are bases that came later.
         if matches!(step, Step::DropUnsealed(_)) && i < *furthest {
             continue;
         }
-        perform(&mut store, step, promised, &reopen)?;
+        perform(&mut store, step, &mut mine, &reopen)?;
+        *promised.lock().unwrap() = mine.clone();
         *furthest = (i + 1).max(*furthest);
     }
     Ok(())
