@@ -66,6 +66,11 @@ pub struct FrameHeader {
 }
 
 impl FrameHeader {
+    /// Whether these bytes are as somebody wrote them. If they cannot be decoded all the same, a newer version did.
+    pub fn is_intact(bytes: &[u8; FRAME_HEADER_BYTES]) -> bool {
+        bytes.starts_with(&MAGIC) && check_crc(bytes, 4, 8).is_ok()
+    }
+
     /// Its bytes.
     pub fn encode(&self) -> [u8; FRAME_HEADER_BYTES] {
         let (kind, first, count, as_of, resync) = match self.kind {

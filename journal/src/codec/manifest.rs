@@ -79,6 +79,11 @@ pub struct Stopped {
 }
 
 impl ManifestLine {
+    /// Whether these bytes are as somebody wrote them. If they cannot be decoded all the same, a newer version did.
+    pub fn is_intact(bytes: &[u8; MANIFEST_ENTRY_BYTES]) -> bool {
+        bytes.starts_with(&MAGIC) && check_crc(bytes, 4, 8).is_ok()
+    }
+
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::with_capacity(MANIFEST_ENTRY_BYTES);

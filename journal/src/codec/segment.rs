@@ -45,6 +45,11 @@ pub struct SegmentHeader {
 }
 
 impl SegmentHeader {
+    /// Whether these bytes are as somebody wrote them. If they cannot be decoded all the same, a newer version did.
+    pub fn is_intact(bytes: &[u8; SEGMENT_HEADER_BYTES]) -> bool {
+        bytes.starts_with(&MAGIC) && check_crc(bytes, 8, 12).is_ok()
+    }
+
     /// Its bytes.
     pub fn encode(&self) -> Vec<u8> {
         let (kind, first, resync) = match self.kind {

@@ -34,6 +34,17 @@ impl Frame {
     }
 }
 
+/// Whether bytes that [`Frame::check`] refuses are whole: a frame of a newer version, which must not be taken for a torn one.
+pub(crate) fn is_newer(bytes: &[u8]) -> bool {
+    let Some((first, body)) = bytes.split_first_chunk::<FRAME_HEADER_BYTES>() else { return false };
+    if !FrameHeader::is_intact(first) {
+        return false;
+    }
+    let Ok(header) = FrameHeader::decode(first) else { return true };
+    let tables = Tables::of(&header, body);
+    Hash::of(tables.all) == header.tables_hash && Hash::of(tables.payload) == header.payload_hash
+}
+
 fn check_units(header: &FrameHeader, tables: &Tables<'_>) -> Result<Vec<UnitEntry>, Malformed> {
     let (mut units, mut crcs) = (Reader::new(tables.units), Reader::new(tables.crcs));
     let mut payload = Reader::new(tables.payload);

@@ -9,6 +9,7 @@ mod tests;
 use bytes::Bytes;
 
 pub use build::{FrameBuilder, FrameSeal};
+pub(crate) use check::is_newer;
 pub use pool::{Pool, Pooled};
 
 use crate::codec::{

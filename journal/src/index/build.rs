@@ -4,7 +4,7 @@ use super::entry::{Entry, Rank};
 use crate::codec::{Body, ClockKind, Codec, FrameKind, Malformed, Reader, Record, Writer};
 use crate::frame::Frame;
 use crate::limits::NOTE_BYTES;
-use crate::types::{Extent, Seq, WallTime};
+use crate::types::{Extent, Sector, Seq, WallTime};
 
 /// Where a frame is, and what it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct Builder {
     pub frames: Vec<FrameSpot>,
     /// In order.
     pub events: Vec<Event>,
+    /// The latest time so far. A record counts as no earlier than the one before it, also where its clock went back.
+    pub latest: WallTime,
 }
 
 impl Builder {
@@ -54,10 +56,11 @@ impl Builder {
                 (Seq::encode(as_of), u32::try_from(frame.header().number.number()).unwrap_or(u32::MAX))
             }
         };
-        let (mut from, mut to) = (None, WallTime(0));
-        for (i, record) in (0u64..).zip(frame.records()) {
+        let mut from = None;
+        for (i, mut record) in (0u64..).zip(frame.records()) {
+            self.latest = self.latest.max(record.time);
+            record.time = self.latest;
             from.get_or_insert(record.time);
-            to = record.time;
             let rank = if base == 0 { Rank { seq: first + i, base } } else { Rank { seq: first, base } };
             self.add_record(record, rank, &units, entries);
         }
@@ -67,7 +70,7 @@ impl Builder {
             first,
             records: frame.header().records,
             from: from.unwrap_or_default(),
-            to,
+            to: self.latest,
         });
     }
 
@@ -81,6 +84,7 @@ impl Builder {
             pool: self.pool.iter().skip(pool).copied().collect(),
             frames: self.frames.iter().skip(frames).copied().collect(),
             events: Vec::new(),
+            latest: self.latest,
         }
     }
 
@@ -143,6 +147,12 @@ impl Builder {
                 self.entries.push(filled(volume.0, *extent, u64::from_le_bytes(*fill)));
             }
             Body::Discard { volume, extent } => self.entries.push(filled(volume.0, *extent, 0)),
+            Body::Resize { volume, size } => {
+                // What is cut off does not come back when the volume grows again.
+                let cut = Sector::new(size.count()).and_then(|end| Extent::between(end, Sector::MAX));
+                self.entries.extend(cut.filter(|_| entries).map(|cut| filled(volume.0, cut, 0)));
+                self.events.extend(Seq::new(rank.seq).map(|seq| Event { seq, record }));
+            }
             Body::Flush | Body::Clock(ClockKind::Report) | Body::Ignored => {}
             _ => self.events.extend(Seq::new(rank.seq).map(|seq| Event { seq, record })),
         }

@@ -9,7 +9,7 @@ use super::{BaseHead, Head, Log};
 use crate::codec::FrameKind;
 use crate::codec::{Body, ManifestEntry, SegmentCreated, SegmentHeader, SegmentKind, SegmentSealed, Stopped};
 use crate::disk::Open;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::frame::Frame;
 use crate::index::{Builder, Ending, Footer};
 use crate::types::{ChainHead, Durable, FrameNo, ResyncId, Salt, SegmentNo, Seq, SessionId, WallTime};
@@ -27,15 +27,37 @@ impl Log {
     /// # Errors
     /// `Invalid` for a frame that does not continue the chain: then nothing was written. Any other error closes the log: reopen it.
     pub fn append(&mut self, frames: &[Frame], session: SessionId, now: WallTime) -> Result<()> {
-        let known = self.live.head.map(|head| head.frame);
-        let frames = new_frames(frames, known);
-        let mut head = self.live.head;
-        for frame in frames {
-            head = Some(self.next_head(head, frame)?);
-        }
+        let (frames, head) = self.admit(frames)?;
         self.write(Chain::Live, frames, session, now)?;
         self.live.head = head;
         Ok(())
+    }
+
+    /// The live frames among these that are not here yet, and where the order stands after them.
+    ///
+    /// # Errors
+    /// `Invalid` for a frame that does not continue the chain, or is another one than the one here.
+    pub(crate) fn admit<'f>(&self, frames: &'f [Frame]) -> Result<(&'f [Frame], Option<Head>)> {
+        let mut head = self.live.head;
+        let is_sibling =
+            |frame: &Frame| head.is_some_and(|head| head.frame == frame.header().number && head.chain != frame.head());
+        if let Some(frame) = frames.iter().find(|frame| is_sibling(frame)) {
+            return Err(Error::invalid(format!("frame {} is another one than the one here", frame.header().number)));
+        }
+        let frames = new_frames(frames, head.map(|head| head.frame));
+        for frame in frames {
+            head = Some(self.next_head(head, frame)?);
+        }
+        Ok((frames, head))
+    }
+
+    /// The latest time of any live record: none counts as earlier.
+    pub(crate) fn latest(&self) -> WallTime {
+        let sealed = || {
+            let live = |segment: &&Arc<Segment>| matches!(segment.header.kind, SegmentKind::Live { .. });
+            self.segments.values().rev().filter(live).find_map(|segment| segment.sealed).map(|sealed| sealed.times.1)
+        };
+        self.live.writer.as_ref().map(|writer| writer.index.latest).or_else(sealed).unwrap_or_default()
     }
 
     /// Appends frames of a base; not durable before [`sync_base`](Log::sync_base).
@@ -160,10 +182,12 @@ impl Log {
     fn drop_segments(&mut self, numbers: &[SegmentNo]) -> Result<()> {
         self.check_open()?;
         for &number in numbers {
-            let result = self
-                .manifest
-                .append(ManifestEntry::Dropped(number))
-                .and_then(|()| self.disk.remove(&number.file_name()));
+            let result = self.manifest.append(ManifestEntry::Dropped(number)).and_then(|()| {
+                match self.disk.remove(&number.file_name()) {
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+                    removed => removed,
+                }
+            });
             self.close_on_error(result)?;
             self.segments.remove(&number);
             self.changed = true;
@@ -239,6 +263,7 @@ impl Log {
             return Ok(());
         }
         self.seal(chain)?;
+        let latest = if chain == Chain::Live { self.latest() } else { WallTime(0) };
         let (kind, resync, first_seq) = match first.header().kind {
             FrameKind::Live { first } => (SegmentKind::Live { first }, None, Some(first)),
             FrameKind::Base { resync, .. } => (SegmentKind::Base { resync }, Some(resync), None),
@@ -263,7 +288,12 @@ impl Log {
         self.next = SegmentNo(self.next.0 + 1);
         let segment = Arc::new(Segment { header, file, sealed: None, state: SegmentState::Good });
         self.segments.insert(header.number, segment.clone());
-        *self.writer(chain) = Some(Writer { segment, end: bytes.len() as u64, index: Builder::default(), last: None });
+        *self.writer(chain) = Some(Writer {
+            segment,
+            end: bytes.len() as u64,
+            index: Builder { latest, ..Builder::default() },
+            last: None,
+        });
         Ok(())
     }
 

@@ -92,6 +92,9 @@ fn parse(bytes: &[u8], group: GroupId) -> Result<(Vec<ManifestEntry>, u64)> {
         match parsed {
             Some(Ok(line)) if line.number == number && line.group == group => entries.push(line.entry),
             Some(Ok(_)) => return Err(Error::corrupt(format!("manifest entry {number} belongs elsewhere"))),
+            Some(Err(why)) if line.first_chunk().is_some_and(ManifestLine::is_intact) => {
+                return Err(Error::unsupported(format!("manifest entry {number} was made by a newer version: {why}")));
+            }
             Some(Err(_)) | None if last && number > 0 => break,
             Some(Err(why)) => return Err(Error::corrupt(format!("manifest entry {number}: {why}"))),
             None => return Err(Error::corrupt(format!("manifest entry {number} is cut off"))),

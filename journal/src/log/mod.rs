@@ -12,7 +12,7 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 pub use open::{Finding, LogOptions};
@@ -55,8 +55,8 @@ pub struct Log {
     next: SegmentNo,
     /// Why it may not be written, if so.
     closed: Option<String>,
-    /// Bases of which something cannot be read.
-    lost_bases: BTreeSet<ResyncId>,
+    /// Bases of which something cannot be read, each with the segments that cannot be used at all.
+    lost_bases: BTreeMap<ResyncId, Vec<SegmentNo>>,
     /// Segments were sealed or dropped.
     changed: bool,
     last_footer: Mutex<Option<(SegmentNo, Arc<Footer>)>>,
@@ -109,15 +109,15 @@ impl Log {
     }
 
     /// Bases of which something cannot be read: no view that needs one can be served.
-    pub fn lost_bases(&self) -> &BTreeSet<ResyncId> {
-        &self.lost_bases
+    pub fn lost_bases(&self) -> impl Iterator<Item = ResyncId> + '_ {
+        self.lost_bases.keys().copied()
     }
 
     /// Something of a base is missing: no view that needs it can be served, and nothing is written on top. `None` if that is known.
     pub(crate) fn lose_base(&mut self, resync: ResyncId, what: &str) -> Option<Finding> {
         let place = format!("base {resync}");
-        let new = self.lost_bases.insert(resync);
-        self.closed.get_or_insert_with(|| format!("{place}: {what}"));
+        self.close(&format!("{place}: {what}"));
+        let new = self.lost_bases.insert(resync, Vec::new()).is_none();
         new.then(|| Finding::damage(place, what))
     }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use super::manifest::{Manifest, Opened};
-use super::recover::{Decision, Facts, decide};
+use super::recover::{Decision, Facts, Tail, decide};
 use super::scan::scan;
 use super::segment::{Segment, SegmentState, Writer};
 use super::{Base, BaseHead, Entropy, Head, Live, Log};
@@ -15,7 +15,7 @@ use crate::codec::{
 use crate::disk::{Disk, File, Open};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::Builder;
-use crate::types::{Durable, FrameNo, GroupId, ResyncId, SegmentNo, Seq};
+use crate::types::{Durable, FrameNo, GroupId, ResyncId, SegmentNo, Seq, WallTime};
 
 /// What a log is to be like.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +66,7 @@ impl Log {
             findings: Vec::new(),
             closed: None,
             live_ends: false,
-            lost_bases: BTreeSet::new(),
+            lost_bases: BTreeMap::new(),
         };
         if cut {
             opening.report("manifest", "its last entry was torn and was cut", true);
@@ -83,7 +83,7 @@ impl Log {
             bases: BTreeMap::new(),
             next: SegmentNo(named.next),
             closed: None,
-            lost_bases: BTreeSet::new(),
+            lost_bases: BTreeMap::new(),
             changed: false,
             last_footer: Mutex::default(),
         };
@@ -93,13 +93,31 @@ impl Log {
         log.closed = opening.closed;
         log.lost_bases = opening.lost_bases;
         if log.closed.is_none() {
-            // A killed process may have left names and its last entry in memory only: nothing new is promised on top of those.
-            if !matches!(entries.last(), Some(ManifestEntry::Header { .. } | ManifestEntry::Stopped(_))) {
-                log.manifest.rewrite(&*log.disk, entropy, &named.current())?;
+            match log.settle(&entries, &named) {
+                // What is there can be read all the same, and room can be made.
+                Err(error) if error.kind() == ErrorKind::NoSpace => {
+                    log.close(&format!("no room for the manifest: {error}"))
+                }
+                settled => settled?,
             }
-            log.disk.sync_dir()?;
         }
         Ok((log, opening.findings))
+    }
+
+    /// A killed process may have left names and its last entry in memory only: nothing new is promised on top of those.
+    fn settle(&mut self, entries: &[ManifestEntry], named: &Named) -> Result<()> {
+        // 1. Names that went are gone before the manifest forgets that they were dropped.
+        self.disk.sync_dir()?;
+        // 2. The manifest as a whole.
+        if !matches!(entries.last(), Some(ManifestEntry::Header { .. } | ManifestEntry::Stopped(_))) {
+            self.manifest.rewrite(&*self.disk, self.entropy, &named.current())?;
+        }
+        Ok(())
+    }
+
+    /// Takes nothing more until it is opened anew. The first reason counts.
+    pub(crate) fn close(&mut self, why: &str) {
+        self.closed.get_or_insert_with(|| why.to_owned());
     }
 }
 
@@ -171,7 +189,7 @@ struct Opening {
     closed: Option<String>,
     /// A live segment is damaged or gone: the order ends there, whatever later segments hold.
     live_ends: bool,
-    lost_bases: BTreeSet<ResyncId>,
+    lost_bases: BTreeMap<ResyncId, Vec<SegmentNo>>,
 }
 
 impl Opening {
@@ -182,10 +200,13 @@ impl Opening {
     fn damage(&mut self, place: &str, resync: Option<ResyncId>, what: impl Into<String>) {
         let what = what.into();
         match resync {
-            None => self.live_ends = true,
-            Some(resync) => drop(self.lost_bases.insert(resync)),
+            None => {
+                self.live_ends = true;
+                self.closed.get_or_insert_with(|| format!("{place}: {what}"));
+            }
+            // Whether that matters is known once it is known whether the base was ever sealed.
+            Some(resync) => drop(self.lost_bases.entry(resync).or_default()),
         }
-        self.closed.get_or_insert_with(|| format!("{place}: {what}"));
         self.report(place, what, false);
     }
 
@@ -210,12 +231,14 @@ impl Opening {
         if removed { self.disk.sync_dir() } else { Ok(()) }
     }
 
+    /// Whether a file may hold anything but a header: only what surely holds nothing is removed.
     fn holds_frames(&self, name: &str) -> Result<bool> {
         let file = self.disk.open(name, Open::ReadOnly)?;
-        let Ok(header) = read_header(&*file) else { return Ok(false) };
+        let length = file.len()?;
+        let Ok(header) = read_header(&*file) else { return Ok(length > SEGMENT_HEADER_BYTES as u64) };
         let mut frames = 0;
-        scan(&*file, &header, file.len()?, |_| frames += 1)?;
-        Ok(frames > 0)
+        let found = scan(&*file, &header, length, |_| frames += 1)?;
+        Ok(frames > 0 || found.durable > 0 || found.tail != Tail::Nothing)
     }
 
     fn segment(
@@ -233,32 +256,28 @@ impl Opening {
         let file = match self.disk.open(&name, mode) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => {
-                self.damage(&name, created.resync, "the file is gone");
+                self.gone(created, &name, "the file is gone");
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
         let header = match read_header(&*file) {
             Ok(header) if matches(&header, created, self.options.group) => header,
+            Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error.with_path(&name)),
             read => {
                 let why = read.err().map_or_else(|| "it is another segment's".into(), |error| error.to_string());
                 let Some(header) = header_from_frame(&*file, created, self.options.group)? else {
-                    self.damage(
-                        &name,
-                        created.resync,
-                        format!("neither its header nor its first frame can be read: {why}"),
-                    );
+                    self.gone(created, &name, format!("neither its header nor its first frame can be read: {why}"));
                     return Ok(());
                 };
-                self.report(
-                    &name,
-                    format!("its header cannot be read ({why}); the manifest and the first frame say the same"),
-                    true,
-                );
+                let what = format!("its header cannot be read ({why}); the manifest and the first frame say the same");
+                self.report(&name, what, true);
                 header
             }
         };
-        self.check_chain(log, &name, &header);
+        if !self.check_chain(log, created, &name, &header) {
+            return Ok(());
+        }
         match sealed {
             Some(sealed) => self.sealed_segment(log, &name, file, header, sealed),
             None => self.open_segment(log, &name, file, header, stopped),
@@ -266,7 +285,7 @@ impl Opening {
     }
 
     /// Each segment starts where the one before it in its chain ended.
-    fn check_chain(&mut self, log: &Log, name: &str, header: &SegmentHeader) {
+    fn check_chain(&mut self, log: &Log, created: &SegmentCreated, name: &str, header: &SegmentHeader) -> bool {
         let fits = match header.kind {
             SegmentKind::Live { first } => log.live.head.is_none_or(|head| {
                 head.chain == header.chain_in
@@ -281,7 +300,16 @@ impl Opening {
             },
         };
         if !fits {
-            self.damage(name, resync_of(header), "does not continue the segment before it");
+            self.gone(created, name, "does not continue the segment before it");
+        }
+        fits
+    }
+
+    /// A segment that cannot be used at all.
+    fn gone(&mut self, created: &SegmentCreated, name: &str, what: impl Into<String>) {
+        self.damage(name, created.resync, what);
+        if let Some(resync) = created.resync {
+            self.lost_bases.entry(resync).or_default().push(created.number);
         }
     }
 
@@ -295,28 +323,52 @@ impl Opening {
     ) -> Result<()> {
         let mut segment = Segment { header, file, sealed: Some(sealed), state: SegmentState::Good };
         let last = match segment.last_frame() {
-            Ok(last) => last,
-            Err(error) => {
-                segment.state = SegmentState::NoIndex;
-                self.report(name, format!("its index cannot be read and is made again when asked for: {error}"), true);
-                let mut last = None;
-                let limit = sealed.file_bytes;
-                let found = scan(&*segment.file, &segment.header, limit, |visit| last = Some(*visit.frame.header()))?;
-                if last.as_ref().map(FrameHeader::chain_head) != Some(sealed.head) {
-                    let what = format!(
-                        "damaged at byte {}: {}",
-                        found.end,
-                        found.why.unwrap_or_else(|| "frames are missing".into())
-                    );
-                    segment.state = SegmentState::Damaged(what.clone());
-                    self.damage(name, resync_of(&segment.header), what);
-                }
-                last
+            Ok(last) => Some(last),
+            Err(error) if segment.stored_footer().is_ok() => {
+                // The index finds everything, and every unit is checked when it is read: only its last frame is lost.
+                self.report(name, format!("its last frame cannot be read: {error}"), false);
+                self.advance_to(log, &header, &sealed);
+                None
             }
+            Err(error) => self.scan_sealed(name, &mut segment, &error),
         };
         self.advance(log, &header, last, true);
         log.segments.insert(header.number, Arc::new(segment));
         Ok(())
+    }
+
+    /// A sealed segment without a readable index: its frames are what there is. Returns the last readable one.
+    fn scan_sealed(&mut self, name: &str, segment: &mut Segment, error: &Error) -> Option<FrameHeader> {
+        segment.state = SegmentState::NoIndex;
+        let (mut last, limit) = (None, segment.sealed.map_or(0, |sealed| sealed.file_bytes));
+        let found = scan(&*segment.file, &segment.header, limit, |visit| last = Some(*visit.frame.header()));
+        if last.as_ref().map(FrameHeader::chain_head) == segment.sealed.map(|sealed| sealed.head) {
+            self.report(name, format!("its index cannot be read and is made again when asked for: {error}"), true);
+            return last;
+        }
+        let what = match found {
+            Ok(found) => {
+                format!("damaged at byte {}: {}", found.end, found.why.unwrap_or_else(|| "frames are missing".into()))
+            }
+            Err(error) => format!("cannot be read: {error}"),
+        };
+        segment.state = SegmentState::Damaged(what.clone());
+        self.damage(name, resync_of(&segment.header), what);
+        last
+    }
+
+    /// Moves the head of the segment's chain to where the manifest says that it ended.
+    fn advance_to(&mut self, log: &mut Log, header: &SegmentHeader, sealed: &SegmentSealed) {
+        match (header.kind, sealed.end.and_then(Seq::before)) {
+            (SegmentKind::Live { .. }, Some(seq)) => {
+                log.live.head = Some(Head { epoch: header.epoch, seq, frame: sealed.last_frame, chain: sealed.head });
+                log.live.durable = Some(Durable(seq));
+            }
+            (SegmentKind::Live { .. }, None) => {}
+            (SegmentKind::Base { resync }, _) => {
+                advance_base(log, resync, BaseHead { frame: sealed.last_frame, chain: sealed.head }, true);
+            }
+        }
     }
 
     /// A segment that was being written when the log was last closed, cleanly or not.
@@ -328,7 +380,8 @@ impl Opening {
         header: SegmentHeader,
         stopped: Option<Seq>,
     ) -> Result<()> {
-        let (mut index, mut last) = (Builder::default(), None);
+        let latest = if resync_of(&header).is_none() { log.latest() } else { WallTime(0) };
+        let (mut index, mut last) = (Builder { latest, ..Builder::default() }, None);
         let found = scan(&*file, &header, file.len()?, |visit| {
             index.add(&visit.frame, visit.at, visit.at + ENVELOPE_BYTES as u64, self.options.entries);
             last = Some(*visit.frame.header());
@@ -435,7 +488,10 @@ fn header_from_frame(file: &dyn File, created: &SegmentCreated, group: GroupId) 
 fn read_header(file: &dyn File) -> Result<SegmentHeader> {
     let mut bytes = [0; SEGMENT_HEADER_BYTES];
     file.read_exact_at(0, &mut bytes)?;
-    SegmentHeader::decode(&bytes).map_err(Error::from)
+    SegmentHeader::decode(&bytes).map_err(|why| match SegmentHeader::is_intact(&bytes) {
+        true => Error::unsupported(why.0),
+        false => Error::from(why),
+    })
 }
 
 fn matches(header: &SegmentHeader, created: &SegmentCreated, group: GroupId) -> bool {

@@ -8,11 +8,14 @@ use bytes::Bytes;
 use super::Log;
 use super::scan::scan;
 use super::segment::{Segment, SegmentState};
-use crate::codec::{ENVELOPE_BYTES, Envelope, FrameHeader, Malformed, SegmentKind};
+use crate::codec::{
+    ENVELOPE_BYTES, Envelope, FRAME_HEADER_BYTES, FrameHeader, Malformed, SEGMENT_HEADER_BYTES, SegmentHeader,
+    SegmentKind,
+};
 use crate::error::{Error, Result};
 use crate::frame::Frame;
 use crate::index::{Builder, Footer, FrameSpot, read_events, read_footer, read_trailer};
-use crate::types::{SegmentNo, Seq};
+use crate::types::{SegmentNo, Seq, WallTime};
 
 /// Where a frame is. Stays readable when its segment is sealed, and even when it is dropped.
 #[derive(Clone, Debug)]
@@ -114,6 +117,13 @@ impl Segment {
         self.rebuild()
     }
 
+    /// Whether the header on disk is the one that is known.
+    pub(crate) fn header_holds(&self) -> bool {
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        let read = self.file.read_exact_at(0, &mut bytes);
+        read.is_ok() && SegmentHeader::decode(&bytes) == Ok(self.header)
+    }
+
     /// The index as it is stored.
     pub(crate) fn stored_footer(&self) -> Result<Footer> {
         let sealed = self.sealed.ok_or(Malformed("a segment without an end"))?;
@@ -125,7 +135,8 @@ impl Segment {
     /// # Errors
     /// `Corrupt` when frames are missing from a segment that was not known to be damaged: nothing of an index with holes is served.
     pub fn rebuild(&self) -> Result<Footer> {
-        let (mut index, mut head) = (Builder::default(), None);
+        let latest = self.sealed.map_or(WallTime(0), |sealed| sealed.times.0);
+        let (mut index, mut head) = (Builder { latest, ..Builder::default() }, None);
         let end = self.sealed.map_or_else(|| self.file.len(), |sealed| Ok(sealed.file_bytes))?;
         let found = scan(&*self.file, &self.header, end, |visit| {
             index.add(&visit.frame, visit.at, visit.at + ENVELOPE_BYTES as u64, true);
@@ -141,23 +152,31 @@ impl Segment {
 
     /// Its events; needs only a small part of the index.
     pub(crate) fn events(&self) -> Result<Vec<crate::index::Event>> {
-        let read = || {
+        let read = || -> Result<_> {
             let sealed = self.sealed.ok_or(Malformed("a segment without an end"))?;
             read_events(&*self.file, &read_trailer(&*self.file, sealed.file_bytes, self.header.salt)?)
         };
-        read().or_else(|_: Error| Ok(self.rebuild()?.events))
+        if self.state == SegmentState::Good
+            && let Ok(events) = read()
+        {
+            return Ok(events);
+        }
+        Ok(self.rebuild()?.events)
     }
 
-    /// Header of the last frame of a sealed segment, which has to be the one the manifest says.
-    pub(super) fn last_frame(&self) -> Result<Option<FrameHeader>> {
+    /// Header of the last frame of a sealed segment, which has to be the one the manifest says. Only the header is read: what is
+    /// wrong with its data is found when that is read.
+    pub(super) fn last_frame(&self) -> Result<FrameHeader> {
         let sealed = self.sealed.ok_or(Malformed("a segment without an end"))?;
         let footer = self.stored_footer()?;
         let last = footer.frames.last().ok_or(Malformed("a sealed segment without frames"))?;
-        let frame = self.read_frame(last.at)?;
-        if frame.head() != sealed.head || frame.header().number != sealed.last_frame {
+        let mut bytes = [0; FRAME_HEADER_BYTES];
+        self.file.read_exact_at(last.at + ENVELOPE_BYTES as u64, &mut bytes)?;
+        let header = FrameHeader::decode(&bytes)?;
+        if header.chain_head() != sealed.head || header.number != sealed.last_frame {
             return Err(Malformed("a sealed segment that ends otherwise than the manifest says").into());
         }
-        Ok(Some(*frame.header()))
+        Ok(header)
     }
 
     /// Calls `visit` with each frame in order, until it breaks or the segment ends; says where and why reading had to stop early.

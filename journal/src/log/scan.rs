@@ -7,7 +7,7 @@ use super::segment::next_envelope;
 use crate::codec::{ENVELOPE_BYTES, Envelope, FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKind};
 use crate::disk::File;
 use crate::error::{Error, ErrorKind, Result};
-use crate::frame::Frame;
+use crate::frame::{Frame, is_newer};
 use crate::types::{ChainHead, FrameNo, Seq};
 
 /// A frame in its place.
@@ -117,9 +117,13 @@ fn read_one(
     if limit - frame_at < bytes.len() as u64 || read_up_to_end(file, frame_at, &mut bytes)? < bytes.len() {
         return Ok(Err("a frame that is cut off".into()));
     }
-    Ok(match Frame::check(Bytes::from(bytes)) {
+    let bytes = Bytes::from(bytes);
+    Ok(match Frame::check(bytes.clone()) {
         Ok(frame) if expect.fits(header, &frame) => Ok(Visit { at, envelope, frame }),
         Ok(_) => Err("a frame that does not continue the chain".into()),
+        Err(why) if is_newer(&bytes) => {
+            return Err(Error::unsupported(format!("a frame of a newer version: {why}")).with_offset(at));
+        }
         Err(why) => Err(why.to_string()),
     })
 }

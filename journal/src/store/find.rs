@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::records::Records;
 use super::version::Version;
-use crate::codec::{Body, FrameKind, Gap, PointClass};
+use crate::codec::{Body, Gap, PointClass};
 use crate::error::Result;
 use crate::index::FrameSpot;
 use crate::log::Segment;
@@ -90,10 +91,8 @@ impl Version {
             Some(to) => self.seq_at(to)?,
             None => self.head.map(|head| head.seq),
         };
-        let mut next = last;
-        while let Some(frame) = next.map(|seq| self.frame_of(seq)).transpose()?.flatten() {
-            let FrameKind::Live { first } = frame.header().kind else { break };
-            let records: Vec<_> = frame.records().collect();
+        let mut next = last.and_then(|last| self.last_point(last));
+        while let Some(Records { first, records }) = next.map(|seq| self.records_of(seq)).transpose()?.flatten() {
             for (seq, record) in (0..).map(|i| first.after(i)).zip(records).collect::<Vec<_>>().into_iter().rev() {
                 let in_time = from.is_none_or(|from| from <= record.time);
                 if !in_time || points.len() > limit {
@@ -108,7 +107,7 @@ impl Version {
                     points.push(PointInfo { seq, time: record.time, class: PointClass::Write, mark });
                 }
             }
-            next = next.and_then(|_| first.before());
+            next = next.and_then(|_| first.before()).and_then(|seq| self.last_point(seq));
         }
         let truncated = points.len() > limit;
         points.truncate(limit);
@@ -132,10 +131,9 @@ impl Version {
 
     /// Time of the record at `seq`.
     pub fn time_of(&self, seq: Seq) -> Result<Option<WallTime>> {
-        let Some(frame) = self.frame_of(seq)? else { return Ok(None) };
-        let FrameKind::Live { first } = frame.header().kind else { return Ok(None) };
+        let Some(Records { first, records }) = self.records_of(seq)? else { return Ok(None) };
         let place = usize::try_from(seq.number() - first.number()).unwrap_or(usize::MAX);
-        Ok(frame.records().nth(place).map(|record| record.time))
+        Ok(records.get(place).map(|record| record.time))
     }
 
     /// The newest record not after `time`.
@@ -156,9 +154,9 @@ impl Version {
             footers.iter().for_each(|footer| look(segment, &footer.frames));
         }
         let Some((segment, spot)) = place else { return Ok(None) };
-        let frame = segment.read_frame(spot.at)?;
-        let count = frame.records().take_while(|record| record.time <= time).count();
-        Ok(Seq::new(spot.first).and_then(|first| first.after(count as u64).before()))
+        let Records { first, records } = Records::read(&segment, &spot)?;
+        let count = records.partition_point(|record| record.time <= time);
+        Ok(first.after(count as u64).before())
     }
 
     fn point_at(&self, seq: Seq) -> bool {
@@ -171,10 +169,16 @@ impl Version {
         Ok(PointInfo { seq, time, class: PointClass::Write, mark })
     }
 
+    /// The newest point that is not after `seq`.
+    fn last_point(&self, seq: Seq) -> Option<Seq> {
+        let seq = self.head.map_or(seq, |head| seq.min(head.seq));
+        let stretch = self.timeline.stretches().iter().rfind(|stretch| stretch.from <= seq)?;
+        Some(stretch.to.unwrap_or(seq).min(seq))
+    }
+
     /// The newest point.
     fn newest(&self) -> Result<Option<(Seq, WallTime)>> {
-        let (Some(head), Some(last)) = (self.head, self.timeline.stretches().last()) else { return Ok(None) };
-        let seq = last.to.unwrap_or(head.seq).min(head.seq);
+        let Some(seq) = self.head.and_then(|head| self.last_point(head.seq)) else { return Ok(None) };
         Ok(self.time_of(seq)?.map(|time| (seq, time)))
     }
 
@@ -197,7 +201,7 @@ impl Version {
             let Some(to) = stretch.to.or(head) else { continue };
             let to_time = self.time_of(to)?.unwrap_or(stretch.from_time);
             let (is_before, is_after) = match when {
-                When::At(time) => (to_time < *time, stretch.from_time > *time),
+                When::At(time) => (to_time <= *time, stretch.from_time > *time),
                 When::Seq(seq) => (to < *seq, stretch.from > *seq),
                 When::Latest | When::Mark(_) => (false, false),
             };

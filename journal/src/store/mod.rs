@@ -4,6 +4,7 @@
 
 mod cache;
 mod find;
+mod records;
 mod resolve;
 #[cfg(test)]
 mod tests;

@@ -24,8 +24,12 @@ impl super::Version {
         let mut found = Verified::default();
         let tail = self.tail.as_ref().map(|(segment, _)| segment);
         for segment in self.live.iter().chain(self.bases.iter().map(|(segment, _)| segment)).chain(tail) {
-            if verify_segment(segment, self.head.map(|head| head.frame), &mut found, &mut progress)?.is_break() {
-                break;
+            match verify_segment(segment, self.head.map(|head| head.frame), &mut found, &mut progress) {
+                Ok(flow) if flow.is_break() => break,
+                Ok(_) => {}
+                Err(error) => {
+                    found.findings.push(Finding::damage(segment.header.number.file_name(), format!("{error}")));
+                }
             }
         }
         Ok(found)
@@ -39,7 +43,10 @@ fn verify_segment(
     progress: &mut impl FnMut(u64) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>> {
     let name = segment.header.number.file_name();
-    let mut report = |what: String| found.findings.push(Finding { place: name.clone(), what, mended: false });
+    let mut report = |what: String| found.findings.push(Finding::damage(&name, what));
+    if !segment.header_holds() {
+        report("its header is not what it was".into());
+    }
     let (mut last, mut flow) = (None::<(FrameNo, ChainHead)>, ControlFlow::Continue(()));
     let (mut problems, mut bytes) = (Vec::new(), 0);
     let stopped = segment.walk(|at, frame| {

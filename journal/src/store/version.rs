@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cache::IndexCache;
+use super::records::Records;
 use super::timeline::Timeline;
 use super::view::View;
 use crate::error::{Error, Result};
-use crate::frame::Frame;
-use crate::index::Footer;
+use crate::index::{Footer, FrameSpot};
 use crate::log::{Head, Segment};
 use crate::types::{Seq, WallTime};
 
@@ -105,17 +105,17 @@ impl Version {
         Ok(())
     }
 
-    /// The frame that holds `seq`, and its segment.
-    pub(super) fn frame_of(&self, seq: Seq) -> Result<Option<Frame>> {
+    /// The records of the frame that holds `seq`.
+    pub(super) fn records_of(&self, seq: Seq) -> Result<Option<Records>> {
         let mut place = None;
         self.live_indexes(seq, seq, |segment, footer| {
             let after = footer.frames.partition_point(|frame| frame.first <= seq.number());
             let frame = after.checked_sub(1).and_then(|i| footer.frames.get(i));
             if let Some(frame) = frame.filter(|frame| seq.number() < frame.first + u64::from(frame.records)) {
-                place = Some((segment.clone(), frame.at));
+                place = Some((segment.clone(), *frame));
             }
         })?;
-        place.map(|(segment, at)| segment.read_frame(at)).transpose()
+        place.map(|(segment, spot): (Arc<Segment>, FrameSpot)| Records::read(&segment, &spot)).transpose()
     }
 }
 

@@ -98,20 +98,16 @@ impl Store {
     /// `Invalid` for a frame that does not continue the order, or seals a base that is not durable: then nothing was written.
     /// Any other error closes the store: reopen it.
     pub fn append(&mut self, frames: &[Frame], session: SessionId, now: WallTime) -> Result<()> {
-        for frame in frames {
-            self.finish_bases(frame)?;
+        let (frames, _) = self.log.admit(frames)?;
+        let sealed = self.sealed_in(frames)?;
+        for resync in sealed {
+            self.log.finish_base(resync)?;
+            self.segments_changed = true;
         }
-        let before = self.log.head().map(|head| head.seq);
+        let mut index = Builder { latest: self.log.latest(), ..Builder::default() };
         self.log.append(frames, session, now)?;
-        for frame in frames {
-            let crate::codec::FrameKind::Live { first } = frame.header().kind else { continue };
-            if Some(first) <= before {
-                continue;
-            }
-            let mut index = Builder::default();
-            index.add(frame, 0, 0, false);
-            index.events.into_iter().for_each(|event| self.timeline.add(event));
-        }
+        frames.iter().for_each(|frame| index.add(frame, 0, 0, false));
+        index.events.into_iter().for_each(|event| self.timeline.add(event));
         self.tail.update(&self.log);
         Ok(())
     }
@@ -176,24 +172,27 @@ impl Store {
         &self.log
     }
 
-    /// A `sealed` record counts only when all of its base is durable, with the same chain head; then the base gets its index.
-    fn finish_bases(&mut self, frame: &Frame) -> Result<()> {
-        for record in frame.records() {
-            let Body::Sealed(sealed) = record.body else { continue };
-            if self.timeline.sealed(sealed.resync).is_some() {
-                continue;
+    /// The bases that these frames seal. A `sealed` record counts only when all of its base is durable, with the same chain head, and
+    /// only once.
+    fn sealed_in(&self, frames: &[Frame]) -> Result<Vec<ResyncId>> {
+        let mut bases = Vec::new();
+        // Without notes there is none: most frames need not be looked through.
+        for frame in frames.iter().filter(|frame| frame.header().notes_bytes > 0) {
+            for record in frame.records() {
+                let Body::Sealed(Sealed { resync, head, frames }) = record.body else { continue };
+                if self.timeline.sealed(resync).is_some() || bases.contains(&resync) {
+                    return Err(Error::invalid(format!("base {resync} is sealed twice")));
+                }
+                let durable = self.log.base_durable(resync);
+                let found = durable.map_or((0, ChainHead::START), |head| (head.frame.number(), head.chain));
+                if found != (frames, head) {
+                    let why = format!("base {resync} is sealed with {frames} frames, {} are durable", found.0);
+                    return Err(Error::invalid(why));
+                }
+                bases.push(resync);
             }
-            let durable = self.log.base_durable(sealed.resync);
-            let (frames, head) = durable.map_or((0, ChainHead::START), |head| (head.frame.number(), head.chain));
-            if (frames, head) != (sealed.frames, sealed.head) {
-                let why =
-                    format!("base {} is sealed with {} frames, {frames} are durable", sealed.resync, sealed.frames);
-                return Err(Error::invalid(why));
-            }
-            self.log.finish_base(sealed.resync)?;
-            self.segments_changed = true;
         }
-        Ok(())
+        Ok(bases)
     }
 
     /// Shows readers what is durable now.
@@ -221,7 +220,7 @@ impl Store {
             live,
             bases,
             tail: self.tail.segment.clone().map(|segment| (segment, self.tail.footers.clone())),
-            lost_from: self.log.lost_bases().iter().filter_map(|&resync| self.timeline.sealed(resync)).min(),
+            lost_from: self.log.lost_bases().filter_map(|resync| self.timeline.sealed(resync)).min(),
             cache: self.cache.clone(),
             bytes: self.log.bytes(),
         };
@@ -275,6 +274,14 @@ impl Tail {
 /// has lost gets it again.
 fn check_bases(log: &mut Log, timeline: &Timeline) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
+    for resync in log.lost_bases().collect::<Vec<_>>() {
+        if timeline.sealed(resync).is_some() {
+            log.close(&format!("base {resync} is damaged"));
+        } else if log.closed().is_none() {
+            log.drop_base(resync)?;
+            findings.push(Finding::mended(format!("base {resync}"), "it was never sealed, and is dropped"));
+        }
+    }
     for event in timeline.events() {
         let Body::Sealed(Sealed { resync, head, frames }) = event.record.body else { continue };
         let found = log.base_head(resync).map_or((0, ChainHead::START), |head| (head.frame.number(), head.chain));
