@@ -96,7 +96,7 @@ impl Log {
             match log.settle(&entries, &named) {
                 // What is there can be read all the same, and room can be made.
                 Err(error) if error.kind() == ErrorKind::NoSpace => {
-                    log.close(&format!("no room for the manifest: {error}"))
+                    log.close(&format!("no room for the manifest: {error}"));
                 }
                 settled => settled?,
             }
