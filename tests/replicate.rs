@@ -194,6 +194,46 @@ fn a_receiver_that_lost_what_it_had_gets_it_again() {
     check(&pair, &expect);
 }
 
+/// Both lost something: the receiver is behind what the agent still holds.
+#[test]
+fn a_receiver_that_lacks_what_nobody_holds_any_more_is_compared_with() {
+    let mut rng = Rng::new(11);
+    let mut pair = Pair::new();
+    let mut expect = pair.fill_source(&mut rng);
+    pair.start_receiver();
+    pair.join("host");
+    pair.start_agent();
+    pair.wait_live();
+    pair.stop_receiver();
+    pair.keep_store();
+    pair.start_receiver();
+    write_some(&pair, &mut expect, &mut rng, 50);
+    pair.wait_durable();
+    pair.stop_agent();
+    pair.stop_receiver();
+    pair.restore_store();
+    pair.forget_spool();
+    pair.start_receiver();
+    let gaps = pair.gaps();
+    pair.start_agent();
+    write_some(&pair, &mut expect, &mut rng, 50);
+    pair.wait_durable();
+    pair.wait_live();
+    check(&pair, &expect);
+    assert_eq!(pair.gaps(), gaps + 1, "no point in between is true");
+    // The same, with a receiver that has nothing at all left of the group.
+    pair.stop_agent();
+    pair.stop_receiver();
+    pair.forget_journal();
+    pair.forget_spool();
+    pair.start_receiver();
+    pair.start_agent();
+    write_some(&pair, &mut expect, &mut rng, 50);
+    pair.wait_durable();
+    pair.wait_live();
+    check(&pair, &expect);
+}
+
 #[test]
 fn whoever_is_not_enrolled_gets_nothing_in() {
     let mut pair = Pair::new();

@@ -219,6 +219,16 @@ impl Pair {
         fs::remove_dir_all(self.path("store")).unwrap();
     }
 
+    pub(crate) fn forget_journal(&self) {
+        fs::remove_dir_all(self.path("store/groups")).unwrap();
+    }
+
+    pub(crate) fn forget_spool(&self) {
+        for group in fs::read_dir(self.path("state/groups")).unwrap() {
+            fs::remove_dir_all(group.unwrap().path().join("spool")).unwrap();
+        }
+    }
+
     pub(crate) fn forget_identity(&self) {
         fs::remove_dir_all(self.path("state/identity")).unwrap();
     }
