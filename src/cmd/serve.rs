@@ -1,6 +1,7 @@
 //! `serve`: the receiver, until it is stopped.
 
 use receiver::{Ready, ServeOptions, serve};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 
 use super::{Context, Outcome, stopped};
@@ -22,6 +23,7 @@ pub(super) async fn run(context: &Context, args: &Serve) -> Outcome {
         control_socket: context.global.socket.clone(),
         images: !args.no_images && config.receiver.images != Some(false),
     };
+    allow_many_files();
     let out = context.out;
     let ready = move |Ready { listen, id, .. }: Ready| {
         let ready = json!({"event": "ready", "listen": listen.to_string(), "http": null, "id": id.to_string()});
@@ -36,3 +38,11 @@ pub(super) async fn run(context: &Context, args: &Serve) -> Outcome {
 }
 
 const LISTEN: &str = "0.0.0.0:7440";
+
+/// Each segment of 64 MiB is an open file: as many as the system lets this process have. The usual 1024 would be 64 GiB of history.
+fn allow_many_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Raising it to what is allowed does not fail; if it did, opening the segment beyond it would say so.
+    _ = setrlimit(Resource::Nofile, limit);
+}
