@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use journal::error::{Error, Result};
 use journal::wire::{Message, Refusal, RefusalCode};
@@ -14,6 +15,8 @@ use crate::run::Group;
 
 /// Answers to requests for marks that may wait to be sent.
 const ANSWERS: usize = 64;
+/// How often it is said that all is durable: with one write after the other that would be after each.
+const NEWS_EVERY: Duration = Duration::from_millis(20);
 
 /// The open stream of a group.
 pub(super) struct Live {
@@ -76,6 +79,7 @@ impl Live {
         let mut reports = interval(REPORT_EVERY);
         reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut told, mut measured) = (None, Instant::now());
+        let (mut told_done, mut told_at) = (None, Instant::now());
         loop {
             // A message is never left half sent: nothing is awaited beside its sending, which waits only for room in the window.
             while self.send_next(writer).await? {
@@ -96,8 +100,12 @@ impl Live {
                 return Ok(());
             }
             let state = self.group.condition();
-            if told.as_ref().is_some_and(|told| *told != state) {
+            // That all is durable is news as well: a receiver must not have to guess whether there is more.
+            let done = self.is_done().then(|| self.shared().stream.durable());
+            let is_news = done.is_some() && done != told_done && Instant::now() - told_at >= NEWS_EVERY;
+            if is_news || told.as_ref().is_some_and(|told| *told != state) {
                 self.report(writer, &mut told).await?;
+                (told_done, told_at) = (done, Instant::now());
             }
             tokio::select! {
                 ended = &mut reading => return ended,
