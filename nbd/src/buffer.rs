@@ -17,12 +17,13 @@ impl Buffer {
         Self { bytes: Vec::new(), start: 0, length: 0 }
     }
 
-    /// Makes it at least `length` bytes; the first `keep` stay what they are.
+    /// Makes it at least `length` bytes; the first `keep` of what it holds stay what they are.
     pub(crate) fn reserve(&mut self, length: usize, keep: usize) {
         if length <= self.length {
             return;
         }
         let mut grown = Self::with_length(length.next_power_of_two());
+        let keep = keep.min(self.length);
         grown.as_mut()[..keep].copy_from_slice(&self.as_mut()[..keep]);
         *self = grown;
     }

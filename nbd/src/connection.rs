@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
+use crate::batch::Batch;
 use crate::buffer::Buffer;
 use crate::export::{ErrorCode, Export};
 use crate::gate::Gate;
@@ -14,7 +15,7 @@ use crate::limits::{DRAIN_BYTES_MAX, HANDSHAKE_PATIENCE, OPTION_BYTES_MAX, OPTIO
 use crate::limits::{WORKER_BYTES_MAX, WORKER_BYTES_MIN};
 use crate::reader::{Arrival, Reader};
 use crate::reply;
-use crate::request::{Operation, Session};
+use crate::request::{Operation, Request, Session};
 use crate::socket::Socket;
 
 /// What clients can ask for by name.
@@ -110,6 +111,7 @@ impl<'a> Connection<'a> {
         let mut own = Buffer::empty();
         own.reserve(WORKER_BYTES_MIN, 0);
         let mut head = Vec::new();
+        let mut batch = Batch::default();
         while let Some(mut reader) = self.gate.take() {
             if self.stopping.load(Ordering::Relaxed) {
                 return;
@@ -130,9 +132,20 @@ impl<'a> Connection<'a> {
             if received.is_err() {
                 return;
             }
+            if self.gather(&mut batch, &mut reader, &arrival, &checked, &mut own).is_err() {
+                return;
+            }
             let hand_over = arrival.waited || reader.has_more() || self.is_long(&checked);
             if self.gate.give(reader, hand_over) {
                 self.make_worker(scope);
+            }
+            if !batch.is_empty() {
+                own.reserve(batch.end(), batch.end());
+                if batch.answer(self.export, self.session.structured, own.as_mut(), self.socket, &self.sending).is_err()
+                {
+                    return;
+                }
+                continue;
             }
             let buffer = large.as_deref_mut().unwrap_or(&mut own);
             buffer.reserve(size, 0); // a payload has made it long enough already
@@ -140,6 +153,34 @@ impl<'a> Connection<'a> {
                 return;
             }
         }
+    }
+
+    /// Fills `batch` with the request and more that have arrived; it stays empty if there are no two to perform together.
+    fn gather(
+        &self,
+        batch: &mut Batch,
+        reader: &mut Reader,
+        first: &Arrival,
+        checked: &Result<Operation, ErrorCode>,
+        own: &mut Buffer,
+    ) -> io::Result<()> {
+        batch.clear();
+        let Ok(operation) = checked else { return Ok(()) };
+        if !reader.has_more() || !batch.takes(operation) {
+            return Ok(());
+        }
+        batch.push(first.request.cookie, *operation);
+        loop {
+            let checked = |request: &Request| request.check(&self.session).ok().filter(|next| batch.takes(next));
+            let wanted = |request: &Request| checked(request).is_some();
+            let Some(request) = reader.next_arrived(self.socket, own, batch.end(), wanted)? else { break };
+            let Some(operation) = checked(&request) else { break };
+            batch.push(request.cookie, operation);
+        }
+        if batch.is_single() {
+            batch.clear();
+        }
+        Ok(())
     }
 
     fn refuse_payload(&self, reader: &mut Reader, arrival: &Arrival, own: &mut Buffer) -> io::Result<()> {
@@ -188,11 +229,7 @@ impl<'a> Connection<'a> {
             Ok(_) => &[],
             Err(code) => {
                 head.clear();
-                if self.session.structured {
-                    reply::error_chunk(head, cookie, code);
-                } else {
-                    reply::simple(head, cookie, Err(code));
-                }
+                reply::failure(head, self.session.structured, cookie, code);
                 &[]
             }
         };
@@ -211,11 +248,7 @@ impl<'a> Connection<'a> {
         match operation {
             Operation::Read { offset, length } => {
                 self.export.read(offset, buffer)?;
-                if self.session.structured {
-                    reply::read_chunk(head, cookie, offset, length);
-                } else {
-                    reply::simple(head, cookie, Ok(()));
-                }
+                reply::read(head, self.session.structured, cookie, offset, length);
                 return Ok(true);
             }
             Operation::BlockStatus { offset, length, one } => {

@@ -29,6 +29,12 @@ pub trait Export: Send + Sync {
         Err(ErrorCode::NotPermitted)
     }
 
+    /// Performs all of `batch`, in any order, as [`read`](Self::read) and [`write`](Self::write) without `fua` would: one
+    /// outcome each. For an export that can do several at once.
+    fn transfer(&self, batch: &mut [Transfer<'_>]) -> Vec<Result<(), ErrorCode>> {
+        batch.iter_mut().map(|one| one.perform(self)).collect()
+    }
+
     /// Makes durable every write that returned before this call.
     fn flush(&self) -> Result<(), ErrorCode> {
         Err(ErrorCode::NotSupported)
@@ -51,6 +57,26 @@ pub trait Export: Send + Sync {
     fn allocation(&self, offset: u64, length: u64) -> Result<Vec<Extent>, ErrorCode> {
         let _ = offset;
         Ok(vec![Extent { length_bytes: length, hole: false, zero: false }])
+    }
+}
+
+/// A read or a write among others, at an offset in bytes.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "as the parameters of `read` and `write`")]
+pub enum Transfer<'a> {
+    /// Fills `buffer`.
+    Read { offset: u64, buffer: &'a mut [u8] },
+    /// Writes all of `data`.
+    Write { offset: u64, data: &'a [u8] },
+}
+
+impl Transfer<'_> {
+    /// Performs it alone.
+    pub fn perform(&mut self, export: &(impl Export + ?Sized)) -> Result<(), ErrorCode> {
+        match self {
+            Self::Read { offset, buffer } => export.read(*offset, buffer),
+            Self::Write { offset, data } => export.write(*offset, data, false),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ pub mod reply;
 pub mod request;
 
 mod address;
+mod batch;
 mod buffer;
 mod connection;
 mod export;
@@ -30,6 +31,6 @@ mod socket;
 mod wire;
 
 pub use address::{Address, AddressError};
-pub use export::{Capabilities, ErrorCode, Export, Extent};
+pub use export::{Capabilities, ErrorCode, Export, Extent, Transfer};
 pub use listen::{BindError, RemoteClients};
 pub use server::{Running, Server};

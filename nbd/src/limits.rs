@@ -27,6 +27,12 @@ pub const EXTENTS_MAX: usize = 8192;
 pub const CONNECTIONS_MAX: usize = 32;
 /// Requests of one connection in progress at a time: past this, two cores only gain context switches.
 pub const WORKERS_MAX: usize = 8;
+/// Reads and writes that have arrived and that one worker performs and answers together: one wait for all of them, but all
+/// wait for the slowest.
+pub const BATCH_REQUESTS_MAX: usize = 16;
+/// What they may hold in the worker's buffer, in bytes: past this, a wait costs nothing beside the copies.
+pub const BATCH_BYTES_MAX: usize = 256 << 10;
+
 /// A worker's own buffer grows to this many bytes (`qemu-img convert` sends 2 MiB). The one larger request a connection
 /// may have in progress uses a buffer shared by its workers.
 pub const WORKER_BYTES_MAX: usize = 2 << 20;
@@ -36,4 +42,5 @@ pub const WORKER_BYTES_MIN: usize = 64 << 10;
 /// How long requests in progress may take to finish at a shutdown before their sockets are closed.
 pub const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 
+const _: () = assert!(BATCH_BYTES_MAX <= WORKER_BYTES_MAX);
 const _: () = assert!(WORKER_BYTES_MIN <= WORKER_BYTES_MAX && WORKER_BYTES_MAX < PAYLOAD_BYTES_MAX as usize);

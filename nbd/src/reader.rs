@@ -22,6 +22,8 @@ pub(crate) struct Reader {
     end: usize,
     /// Payload that probably follows the next header, in bytes.
     guess: usize,
+    /// At least so many bytes wait in the socket.
+    arrived: usize,
 }
 
 /// A request whose payload is still coming.
@@ -37,7 +39,7 @@ pub(crate) struct Arrival {
 
 impl Reader {
     pub(crate) fn new() -> Self {
-        Self { carry: Box::new([0; CARRY_BYTES]), start: 0, end: 0, guess: 0 }
+        Self { carry: Box::new([0; CARRY_BYTES]), start: 0, end: 0, guess: 0, arrived: 0 }
     }
 
     /// The next header; `None` if the client left, with an error if it left in the middle of it or sent something else.
@@ -65,6 +67,7 @@ impl Reader {
             if count == 0 {
                 return if have == 0 { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
             }
+            self.arrived = self.arrived.saturating_sub(count);
             let to_header = count.min(HEADER_BYTES - have);
             have += to_header;
             landed = (count - to_header).min(room);
@@ -78,6 +81,33 @@ impl Reader {
             landed = payload;
         }
         Ok(Some(Arrival { request, landed, waited }))
+    }
+
+    /// The next request if it is `wanted` and all of it is here, so that nothing waits for it: its payload is at `place` of
+    /// `buffer` then, with what lies before kept. Else everything stays where it is.
+    pub(crate) fn next_arrived(
+        &mut self,
+        socket: &Socket,
+        buffer: &mut Buffer,
+        place: usize,
+        wanted: impl FnOnce(&Request) -> bool,
+    ) -> io::Result<Option<Request>> {
+        // A receive takes what it can of the next header along: without it there is most likely none.
+        let Some(header) = self.carry[self.start..self.end].first_chunk() else { return Ok(None) };
+        // What is no request ends the connection when its turn comes.
+        let Some(request) = Request::parse(header).ok().filter(wanted) else { return Ok(None) };
+        let payload = length(request.payload_bytes());
+        let missing = (HEADER_BYTES + payload).saturating_sub(self.end - self.start);
+        if self.arrived < missing {
+            self.arrived = socket.arrived()?;
+        }
+        if self.arrived < missing {
+            return Ok(None);
+        }
+        self.start += HEADER_BYTES;
+        buffer.reserve(place + payload, place);
+        self.fill(socket, &mut buffer.as_mut()[place..place + payload])?;
+        Ok(Some(request))
     }
 
     /// Fills the worker's `buffer` with the payload; it is made long enough.
@@ -129,6 +159,7 @@ impl Reader {
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            self.arrived = self.arrived.saturating_sub(count);
             have += count.min(missing);
             (self.start, self.end) = (0, count.saturating_sub(missing));
         }

@@ -27,6 +27,16 @@ pub fn error_chunk(out: &mut Vec<u8>, cookie: u64, code: ErrorCode) {
     out.put_u16(0);
 }
 
+/// A reply that says that the request failed, of the kind that was negotiated.
+pub fn failure(out: &mut Vec<u8>, structured: bool, cookie: u64, code: ErrorCode) {
+    if structured { error_chunk(out, cookie, code) } else { simple(out, cookie, Err(code)) }
+}
+
+/// The head of a reply with `length` bytes of data from `offset`, of the kind that was negotiated.
+pub fn read(out: &mut Vec<u8>, structured: bool, cookie: u64, offset: u64, length: u32) {
+    if structured { read_chunk(out, cookie, offset, length) } else { simple(out, cookie, Ok(())) }
+}
+
 /// A reply to a block status request for `length` bytes: at most what was asked for, in one extent if `one`.
 /// `extents` that describe nothing are an error of the export.
 pub fn block_status(

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::io::Errno;
+use rustix::io::{Errno, ioctl_fionread};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 use rustix::net::{recvmsg, sendmsg, shutdown};
@@ -37,6 +37,11 @@ impl Socket {
         }
     }
 
+    /// Bytes that can be received without waiting.
+    pub(crate) fn arrived(&self) -> io::Result<usize> {
+        Ok(usize::try_from(ioctl_fionread(&self.0)?).unwrap_or(usize::MAX))
+    }
+
     /// Fills `into`; false if the client left before its first byte.
     pub(crate) fn receive_exact(&self, into: &mut [u8]) -> io::Result<bool> {
         let mut have = 0;
@@ -52,8 +57,11 @@ impl Socket {
 
     /// Sends `head`, then `data`, in one call if the socket takes it.
     pub(crate) fn send(&self, head: &[u8], data: &[u8]) -> io::Result<()> {
-        let mut slices = [IoSlice::new(head), IoSlice::new(data)];
-        let mut left = &mut slices[..];
+        self.send_all(&mut [IoSlice::new(head), IoSlice::new(data)])
+    }
+
+    /// Sends all of it in order, in one call if the socket takes it.
+    pub(crate) fn send_all(&self, mut left: &mut [IoSlice<'_>]) -> io::Result<()> {
         while left.iter().any(|slice| !slice.is_empty()) {
             match sendmsg(&self.0, left, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL) {
                 Err(Errno::INTR) => {}
