@@ -19,7 +19,7 @@ use std::sync::Arc;
 use journal::codec::{Body, GapReason};
 use journal::disk::AlignedBuf;
 use journal::types::{Extent, VolumeNo};
-use nbd::{Capabilities, ErrorCode, Export};
+use nbd::{Capabilities, ErrorCode, Export, Transfer};
 
 use crate::Result;
 use crate::capture::{Capture, Ranges};
@@ -67,6 +67,29 @@ impl Tap {
         if fua { self.sync() } else { Ok(()) }
     }
 
+    /// Reads, and writes that do not overlap each other, all at the same time: the order above, once for all of them.
+    fn transfer_together(&self, batch: &mut [Transfer<'_>]) -> Vec<std::result::Result<(), ErrorCode>> {
+        let held = self.ranges.hold_all(&batch.iter().filter_map(written).collect::<Vec<_>>());
+        let outcomes = self.source.transfer(batch);
+        let changes = || batch.iter().zip(&outcomes).filter_map(|(one, outcome)| Some((written(one)?, one, outcome)));
+        if changes().any(|(_, _, outcome)| outcome.is_ok()) {
+            self.capture.record_writes(
+                self.volume,
+                changes().filter_map(|(extent, one, outcome)| match one {
+                    Transfer::Write { data, .. } if outcome.is_ok() => Some((extent, *data)),
+                    _ => None,
+                }),
+            );
+        }
+        changes().for_each(|(extent, _, outcome)| {
+            if let Err(error) = outcome {
+                self.salvage(extent, error);
+            }
+        });
+        drop(held);
+        outcomes.into_iter().map(|outcome| outcome.map_err(|error| ErrorCode::from(&error))).collect()
+    }
+
     /// Records what a failed change left in a range that is held.
     fn salvage(&self, extent: Extent, failure: &io::Error) {
         tracing::error!(volume = %self.volume, %extent, %failure, "the source failed a change: reading what is there");
@@ -101,6 +124,28 @@ impl Tap {
     }
 }
 
+/// What it writes to.
+fn written(one: &Transfer<'_>) -> Option<Extent> {
+    match one {
+        Transfer::Write { offset, data } => Extent::of_bytes(*offset, crate::source::bytes(data.len())),
+        Transfer::Read { .. } => None,
+    }
+}
+
+/// How many of the first ones can be performed together: they are good, and no two of them write to the same sector.
+fn apart(batch: &[Transfer<'_>]) -> usize {
+    let mut extents: Vec<Extent> = Vec::with_capacity(batch.len());
+    let fits = |one: &&Transfer<'_>| match (one, written(one)) {
+        (Transfer::Read { .. }, _) => true,
+        (_, Some(extent)) if extents.iter().all(|other| other.overlap(extent).is_none()) => {
+            extents.push(extent);
+            true
+        }
+        _ => false,
+    };
+    batch.iter().take_while(fits).count()
+}
+
 /// The server checks requests; whoever else calls gets the same answer.
 fn extent(offset: u64, length: u64) -> std::result::Result<Extent, ErrorCode> {
     Extent::of_bytes(offset, length).ok_or(ErrorCode::Invalid)
@@ -127,6 +172,19 @@ impl Export for Tap {
     fn write(&self, offset: u64, data: &[u8], fua: bool) -> std::result::Result<(), ErrorCode> {
         let extent = extent(offset, crate::source::bytes(data.len()))?;
         self.change(extent, fua, || self.source.write_at(offset, data).map(|()| None), Some(data))
+    }
+
+    fn transfer(&self, mut batch: &mut [Transfer<'_>]) -> Vec<std::result::Result<(), ErrorCode>> {
+        let mut outcomes = Vec::with_capacity(batch.len());
+        while !batch.is_empty() {
+            let (now, later) = batch.split_at_mut(apart(batch).max(1));
+            match now {
+                [one] => outcomes.push(one.perform(self)),
+                many => outcomes.extend(self.transfer_together(many)),
+            }
+            batch = later;
+        }
+        outcomes
     }
 
     fn flush(&self) -> std::result::Result<(), ErrorCode> {

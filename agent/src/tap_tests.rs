@@ -9,7 +9,7 @@ use std::thread;
 
 use journal::codec::{Body, GapReason};
 use journal::types::Sectors;
-use nbd::{ErrorCode, Export};
+use nbd::{ErrorCode, Export, Transfer};
 
 use crate::capture::{Capture, CaptureState};
 use crate::source::{Source, Storage};
@@ -118,6 +118,61 @@ fn overlapping_writes_end_the_same_in_the_journal_and_on_the_source() {
     let wrong = replayed.chunks(4096).zip(image.chunks(4096)).filter(|(journal, source)| journal != source).count();
     assert_eq!(wrong, 0, "of {BLOCKS} blocks");
     assert_eq!(capture.last_seq().unwrap().number(), 3 * BLOCKS + 1);
+}
+
+/// The same for batches, on the kernel's own way of doing many at a time: within a batch blocks overlap too.
+#[test]
+fn overlapping_batches_end_the_same_in_the_journal_and_on_the_source() {
+    const SIZE: usize = 64 * 4096;
+    let dir = tempfile::tempdir().unwrap();
+    let path = file_of(dir.path(), "source", &vec![0; SIZE]);
+    let (spool, capture) = begin(&dir.path().join("spool"), u64::MAX);
+    let tap = Tap::new(VOLUME, Arc::new(Source::open(&path).unwrap()), capture.clone());
+    thread::scope(|scope| {
+        for me in 1..=3 {
+            let tap = &tap;
+            scope.spawn(move || {
+                let mut rng = Rng(me);
+                let mut room = journal::disk::AlignedBuf::new(8 * 4096).unwrap();
+                for _ in 0..300 {
+                    let (reads, writes) = room.split_at_mut(4 * 4096);
+                    writes.fill(rng.below(256) as u8);
+                    let offset = |rng: &mut Rng| rng.below(60) * 4096;
+                    let read = |buffer| Transfer::Read { offset: 60 * 4096, buffer };
+                    let write = |data| Transfer::Write { offset: offset(&mut rng), data };
+                    let mut batch: Vec<_> = writes.chunks(4096).map(write).collect();
+                    batch.extend(reads.chunks_mut(4096).map(read));
+                    assert_eq!(tap.transfer(&mut batch), [Ok(()); 8]);
+                }
+            });
+        }
+    });
+    let replayed = Replay::of(&frames(&spool, &capture)).onto(VOLUME, vec![0; SIZE]);
+    assert!(replayed == std::fs::read(&path).unwrap());
+    assert_eq!(capture.last_seq().unwrap().number(), 3 * 300 * 4 + 1);
+}
+
+/// One that fails between others, one that overlaps it and one that makes no sense: each has its own outcome, and the journal
+/// has what is there.
+#[test]
+fn a_failure_within_a_batch_is_its_own() {
+    let rig = rig(FaultySource::new(64));
+    *rig.source.fail_after.lock().unwrap() = Some(700);
+    let mut found = [0; 1024];
+    let mut batch = [
+        Transfer::Read { offset: 0, buffer: &mut found },
+        Transfer::Write { offset: 4096, data: &[1; 4096] },
+        Transfer::Write { offset: 8192, data: &[2; 512] },
+        Transfer::Write { offset: 4608, data: &[3; 512] },
+        Transfer::Write { offset: 1, data: &[4; 512] },
+        Transfer::Write { offset: 8192, data: &[5; 512] },
+    ];
+    let outcomes = rig.tap.transfer(&mut batch);
+    assert_eq!(outcomes, [Ok(()), Err(ErrorCode::Io), Ok(()), Ok(()), Err(ErrorCode::Invalid), Ok(())]);
+    assert_eq!(found, [0xEE; 1024]);
+    assert_eq!(rig.source.image.lock().unwrap()[8192..8704], [5; 512]);
+    assert_eq!(rig.capture.state(), CaptureState::Running);
+    rig.assert_same();
 }
 
 #[test]

@@ -116,15 +116,29 @@ impl Capture {
     /// # Panics
     /// If `data` is not as long as `extent`.
     pub fn record_write(&self, volume: VolumeNo, extent: Extent, data: &[u8]) -> Option<Seq> {
-        assert_eq!(extent.bytes(), crate::source::bytes(data.len()), "{extent}");
+        self.record_writes(volume, [(extent, data)])
+    }
+
+    /// As [`record_write`](Self::record_write), several that are all on the source: of one time.
+    ///
+    /// # Panics
+    /// If a `data` is not as long as its extent.
+    pub fn record_writes<'a>(
+        &self,
+        volume: VolumeNo,
+        writes: impl IntoIterator<Item = (Extent, &'a [u8])>,
+    ) -> Option<Seq> {
         let mut inner = self.room();
         let time = inner.time(&*self.clock)?;
-        let mut rest = data;
-        for part in extent.chunks(WRITE_SECTORS) {
-            let (head, tail) = rest.split_at(usize::try_from(part.bytes()).unwrap_or(rest.len()));
-            inner.order.next();
-            inner.frame().write(time, volume, part, head);
-            rest = tail;
+        for (extent, data) in writes {
+            assert_eq!(extent.bytes(), crate::source::bytes(data.len()), "{extent}");
+            let mut rest = data;
+            for part in extent.chunks(WRITE_SECTORS) {
+                let (head, tail) = rest.split_at(usize::try_from(part.bytes()).unwrap_or(rest.len()));
+                inner.order.next();
+                inner.frame().write(time, volume, part, head);
+                rest = tail;
+            }
         }
         self.wake(&inner);
         inner.order.last()

@@ -21,7 +21,7 @@ struct Queue {
     waiting: usize,
 }
 
-/// A range that nobody else writes to while this lives.
+/// Ranges that nobody else writes to while this lives.
 #[derive(Debug)]
 pub struct Held<'a> {
     ranges: &'a Ranges,
@@ -31,11 +31,17 @@ pub struct Held<'a> {
 impl Ranges {
     /// Waits until no earlier request for any part of `extent` is left.
     pub fn hold(&self, extent: Extent) -> Held<'_> {
+        self.hold_all(&[extent])
+    }
+
+    /// Waits until no earlier request for any part of any of `extents` is left. They queue as one, so that two such requests
+    /// never wait for each other.
+    pub fn hold_all(&self, extents: &[Extent]) -> Held<'_> {
         let mut queue = self.lock();
         let ticket = queue.next_ticket;
         queue.next_ticket += 1;
-        queue.entries.push((ticket, extent));
-        while queue.is_blocked(ticket, extent) {
+        queue.entries.extend(extents.iter().map(|extent| (ticket, *extent)));
+        while queue.is_blocked(ticket, extents) {
             queue.waiting += 1;
             queue = self.left.wait(queue).unwrap_or_else(PoisonError::into_inner);
             queue.waiting -= 1;
@@ -49,16 +55,16 @@ impl Ranges {
 }
 
 impl Queue {
-    fn is_blocked(&self, ticket: u64, extent: Extent) -> bool {
-        let earlier = self.entries.iter().take_while(|(other, _)| *other < ticket);
-        earlier.into_iter().any(|(_, other)| other.overlap(extent).is_some())
+    fn is_blocked(&self, ticket: u64, extents: &[Extent]) -> bool {
+        let mut earlier = self.entries.iter().take_while(|(other, _)| *other < ticket);
+        earlier.any(|(_, other)| extents.iter().any(|extent| other.overlap(*extent).is_some()))
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
         let mut queue = self.ranges.lock();
-        // Not `swap_remove`: the order is what fairness rests on. There are as many as threads that serve clients.
+        // Not `swap_remove`: the order is what fairness rests on. There are as many as requests in progress.
         queue.entries.retain(|(ticket, _)| *ticket != self.ticket);
         if queue.waiting > 0 {
             self.ranges.left.notify_all();
@@ -109,6 +115,26 @@ mod tests {
             drop(first);
         });
         assert_eq!(order.try_iter().collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(ranges.lock().entries.is_empty());
+    }
+
+    #[test]
+    fn two_that_want_the_same_in_another_order_do_not_wait_for_each_other() {
+        let (ranges, owner) = (Ranges::default(), AtomicU32::new(0));
+        thread::scope(|scope| {
+            for me in 1..=2 {
+                let (ranges, owner) = (&ranges, &owner);
+                scope.spawn(move || {
+                    let mut both = [extent(0, 8), extent(100, 8)];
+                    both.rotate_left(usize::from(me == 1));
+                    for _ in 0..20_000 {
+                        let _held = ranges.hold_all(&both);
+                        assert_eq!(owner.swap(me, Ordering::SeqCst), 0);
+                        assert_eq!(owner.swap(0, Ordering::SeqCst), me);
+                    }
+                });
+            }
+        });
         assert!(ranges.lock().entries.is_empty());
     }
 

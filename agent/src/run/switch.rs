@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
-use nbd::{Capabilities, ErrorCode, Export, Extent};
+use nbd::{Capabilities, ErrorCode, Export, Extent, Transfer};
 
 use crate::tap::Tap;
 
@@ -46,6 +46,10 @@ impl Export for Switch {
 
     fn write(&self, offset: u64, data: &[u8], fua: bool) -> Result<(), ErrorCode> {
         self.with(|tap| tap.write(offset, data, fua))
+    }
+
+    fn transfer(&self, batch: &mut [Transfer<'_>]) -> Vec<Result<(), ErrorCode>> {
+        self.with(|tap| tap.transfer(batch))
     }
 
     fn flush(&self) -> Result<(), ErrorCode> {

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use journal::disk::{AlignedBuf, next_data};
 use journal::types::Sectors;
+use nbd::Transfer;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, retry_on_intr};
 
@@ -43,6 +44,15 @@ pub trait Storage: Send + Sync + Debug {
 
     /// Writes all of `data`.
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Performs all of `batch` as the two above would, in any order; its parts do not overlap. One outcome each.
+    fn transfer(&self, batch: &mut [Transfer<'_>]) -> Vec<io::Result<()>> {
+        let one = |one: &mut Transfer<'_>| match one {
+            Transfer::Read { offset, buffer } => self.read_at(*offset, buffer),
+            Transfer::Write { offset, data } => self.write_at(*offset, data),
+        };
+        batch.iter_mut().map(one).collect()
+    }
 
     /// Makes what was written before durable.
     fn sync(&self) -> io::Result<()>;
@@ -109,6 +119,28 @@ impl Source {
         }
     }
 
+    /// All of them in one go, then each alone for what is left of it: usually nothing.
+    fn transfer_at_once(&self, batch: &mut [Transfer<'_>]) -> Vec<io::Result<()>> {
+        let is_aligned = |one: &Transfer<'_>| match one {
+            Transfer::Read { buffer, .. } => self.is_aligned(buffer),
+            Transfer::Write { data, .. } => self.is_aligned(data),
+        };
+        // Without a ring nothing was done, and each says so itself.
+        let done = batch.iter().all(is_aligned).then(|| ring::transfer(&self.file, batch).ok()).flatten();
+        let done = done.unwrap_or_else(|| batch.iter().map(|_| Ok(0)).collect());
+        let finish = |(one, done): (&mut Transfer<'_>, io::Result<usize>)| {
+            let done = match done {
+                Err(error) if is_interrupted(&error) => 0,
+                done => done?,
+            };
+            match one {
+                Transfer::Read { offset, buffer } => self.read_at(*offset + bytes(done), &mut buffer[done..]),
+                Transfer::Write { offset, data } => self.write_at(*offset + bytes(done), &data[done..]),
+            }
+        };
+        batch.iter_mut().zip(done).map(finish).collect()
+    }
+
     /// Whether memory there may be handed to the device as it is.
     fn is_aligned(&self, memory: &[u8]) -> bool {
         memory.as_ptr().addr().is_multiple_of(usize::try_from(self.block_bytes).unwrap_or(4096))
@@ -165,6 +197,10 @@ impl Storage for Source {
             }
         }
         Ok(())
+    }
+
+    fn transfer(&self, batch: &mut [Transfer<'_>]) -> Vec<io::Result<()>> {
+        batch.chunks_mut(ring::ENTRIES).flat_map(|part| self.transfer_at_once(part)).collect()
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -1,7 +1,7 @@
-//! One small io_uring per thread: submit one operation, wait for it.
+//! One small io_uring per thread: submit one operation, or several at once, and wait for all of them.
 //!
-//! A request of a client has a thread of its own already, so that there is nothing to overlap within one. As every call
-//! waits for its own completion, a write and a later sync need no link, and buffers stay borrowed while the kernel uses them.
+//! A request of a client, or a batch of them, has a thread of its own already. As every call waits for its own completions, a
+//! write and a later sync need no link, and buffers stay borrowed while the kernel uses them.
 
 #![expect(unsafe_code, reason = "the kernel is handed pointers to the caller's buffers")]
 
@@ -11,6 +11,11 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use io_uring::types::{Fd, FsyncFlags};
 use io_uring::{IoUring, Probe, opcode, squeue};
+use nbd::Transfer;
+
+/// Operations of one call, at most.
+pub(super) const ENTRIES: usize = RING_ENTRIES as usize;
+const RING_ENTRIES: u32 = 32;
 
 /// Fails where the kernel has no io_uring, forbids it, or lacks an operation used here.
 pub(super) fn check() -> io::Result<()> {
@@ -26,16 +31,37 @@ pub(super) fn check() -> io::Result<()> {
 
 /// Reads once; returns how many bytes.
 pub(super) fn read(file: impl AsFd, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    let entry = opcode::Read::new(fd(&file), buffer.as_mut_ptr(), length(buffer)).offset(offset).build();
     // SAFETY: `buffer` is borrowed exclusively, and `file` open, until `complete` returns.
-    unsafe { complete(&entry) }
+    unsafe { complete(&read_entry(fd(&file), offset, buffer)) }
 }
 
 /// Writes once; returns how many bytes.
 pub(super) fn write(file: impl AsFd, offset: u64, data: &[u8]) -> io::Result<usize> {
-    let entry = opcode::Write::new(fd(&file), data.as_ptr(), length(data)).offset(offset).build();
     // SAFETY: `data` is borrowed, and `file` open, until `complete` returns.
-    unsafe { complete(&entry) }
+    unsafe { complete(&write_entry(fd(&file), offset, data)) }
+}
+
+/// Reads and writes once each, all at the same time; returns for each how many bytes.
+///
+/// # Panics
+/// If there are more than [`ENTRIES`].
+pub(super) fn transfer(file: impl AsFd, batch: &mut [Transfer<'_>]) -> io::Result<Vec<io::Result<usize>>> {
+    let file = fd(&file);
+    let entry = |one: &mut Transfer<'_>| match one {
+        Transfer::Read { offset, buffer } => read_entry(file, *offset, buffer),
+        Transfer::Write { offset, data } => write_entry(file, *offset, data),
+    };
+    let entries: Vec<_> = batch.iter_mut().map(entry).collect();
+    // SAFETY: what `batch` refers to is borrowed, and `file` open, until `complete_all` returns.
+    unsafe { complete_all(&entries) }
+}
+
+fn read_entry(file: Fd, offset: u64, buffer: &mut [u8]) -> squeue::Entry {
+    opcode::Read::new(file, buffer.as_mut_ptr(), length(buffer)).offset(offset).build()
+}
+
+fn write_entry(file: Fd, offset: u64, data: &[u8]) -> squeue::Entry {
+    opcode::Write::new(file, data.as_ptr(), length(data)).offset(offset).build()
 }
 
 /// `fdatasync`.
@@ -55,40 +81,61 @@ fn length(buffer: &[u8]) -> u32 {
 }
 
 fn new_ring() -> io::Result<IoUring> {
-    // The thread waits for its completions itself: no interrupt, no other submitter. Older kernels do not know the flags.
-    IoUring::builder().setup_single_issuer().setup_coop_taskrun().build(1).or_else(|_| IoUring::new(1))
+    // The thread waits for its completions itself, and is woken once for all: no interrupt, no other submitter. Older kernels
+    // do not know the flags.
+    let builder = &mut IoUring::builder();
+    builder.setup_single_issuer().setup_defer_taskrun().build(RING_ENTRIES).or_else(|_| IoUring::new(RING_ENTRIES))
 }
 
 thread_local! {
     static RING: RefCell<Option<IoUring>> = const { RefCell::new(None) };
 }
 
-/// Runs one operation on this thread's ring and waits for its result.
+/// As [`complete_all`], for one operation.
 ///
 /// # Safety
-/// What `entry` points to stays valid, and its file open, until this returns.
+/// The same.
 unsafe fn complete(entry: &squeue::Entry) -> io::Result<usize> {
+    // SAFETY: the caller's promise.
+    let mut results = unsafe { complete_all(std::slice::from_ref(entry)) }?;
+    results.pop().unwrap_or_else(|| Err(io::Error::other("an operation without a result")))
+}
+
+/// Runs operations on this thread's ring and waits for all of their results.
+///
+/// # Safety
+/// What `entries` point to stays valid, and their files open, until this returns.
+unsafe fn complete_all(entries: &[squeue::Entry]) -> io::Result<Vec<io::Result<usize>>> {
+    assert!(entries.len() <= ENTRIES, "more than the ring holds");
     RING.with_borrow_mut(|slot| {
         let mut ring = match slot.take() {
             Some(ring) => ring,
             None => new_ring()?,
         };
-        // SAFETY: the caller's promise, and this returns only when the kernel is done with the entry or never took it.
-        unsafe { ring.submission().push(entry) }.map_err(io::Error::other)?;
+        for (entry, number) in entries.iter().zip(0..) {
+            // SAFETY: the caller's promise, and this returns only when the kernel is done with the entries or never took one.
+            unsafe { ring.submission().push(&entry.clone().user_data(number)) }.map_err(io::Error::other)?;
+        }
+        let mut results: Vec<_> = entries.iter().map(|_| Ok(0)).collect();
+        let mut left = entries.len();
         let mut submitted = false;
-        let result = loop {
-            match ring.submit_and_wait(1) {
+        while left > 0 {
+            match ring.submit_and_wait(left) {
                 Ok(_) => submitted = true,
                 Err(error) if is_busy(&error) || submitted => std::thread::yield_now(),
-                // The kernel took nothing. The entry dies with the ring, which is not put back.
+                // The kernel took nothing. The entries die with the ring, which is not put back.
                 Err(error) => return Err(error),
             }
-            if let Some(done) = ring.completion().next() {
-                break done.result();
+            for done in ring.completion() {
+                let number = usize::try_from(done.user_data()).unwrap_or(usize::MAX);
+                let result = done.result();
+                results[number] =
+                    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()));
+                left -= 1;
             }
-        };
+        }
         *slot = Some(ring);
-        usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.saturating_neg()))
+        Ok(results)
     })
 }
 

@@ -80,6 +80,33 @@ fn a_source_reads_what_was_written_at_any_length_and_alignment() {
     assert!(source.read_at(source.size().bytes(), &mut [0; 512]).is_err());
 }
 
+#[test]
+fn a_batch_is_as_many_calls_at_any_number_and_alignment() {
+    let dir = dir();
+    let path = file_of(dir.path(), "source", &vec![7; 100 * 4096]);
+    let source = Source::open(&path).unwrap();
+    for shift in [0, 1] {
+        // More than the ring takes at a time.
+        let mut memory = AlignedBuf::new(101 * 4096).unwrap();
+        let (reads, writes) = memory[shift..].split_at_mut(50 * 4096);
+        let fill = |n: usize| u8::try_from(n + 10 * shift).unwrap();
+        writes.chunks_mut(4096).zip(0..).for_each(|(block, n)| block.fill(fill(n)));
+        let block = |n: usize| bytes(n * 4096);
+        let write = |(n, data)| Transfer::Write { offset: block(n), data };
+        let read = |(n, buffer)| Transfer::Read { offset: block(50 + n), buffer };
+        let mut batch: Vec<_> = writes.chunks_exact(4096).take(50).enumerate().map(write).collect();
+        batch.extend(reads.chunks_exact_mut(4096).enumerate().map(read));
+        let mut beyond = AlignedBuf::new(4096).unwrap();
+        batch.push(Transfer::Read { offset: block(100), buffer: &mut beyond });
+        let outcomes = source.transfer(&mut batch);
+        assert!(outcomes[..100].iter().all(Result::is_ok), "{outcomes:?}");
+        assert_eq!(outcomes[100].as_ref().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert!(reads.iter().all(|byte| *byte == 7));
+        let image = fs::read(&path).unwrap();
+        assert!((0..50).all(|n| image[n * 4096..][..4096].iter().all(|byte| *byte == fill(n))));
+    }
+}
+
 /// The story: stop cleanly, change something, start. Each change has to be noticed, also one right after the proof.
 #[test]
 fn a_proof_notices_every_change() {
