@@ -102,7 +102,7 @@ fn an_agent_that_stopped_cleanly_goes_on_without_comparing() {
 }
 
 #[test]
-fn a_byte_changed_while_the_agent_was_stopped_is_found() {
+fn what_changed_while_the_agent_was_stopped_is_found_and_nothing_else_is_sent() {
     let mut rng = Rng::new(4);
     let mut pair = Pair::new();
     let mut expect = pair.fill_source(&mut rng);
@@ -111,14 +111,20 @@ fn a_byte_changed_while_the_agent_was_stopped_is_found() {
     pair.start_agent();
     pair.wait_live();
     pair.stop_agent();
-    let gaps = pair.gaps();
-    pair.change_source(1_000_001, !expect[1_000_001]);
+    let (gaps, stored) = (pair.gaps(), pair.store_bytes());
+    pair.change_source(1_000_001, &[!expect[1_000_001]]);
     expect[1_000_001] = !expect[1_000_001];
+    // Data that became zeroes, in a block that holds some.
+    let block = expect.chunks(65536).position(|block| block.iter().any(|byte| *byte != 0)).unwrap() * 65536;
+    pair.change_source(block, &[0; 65536]);
+    expect[block..block + 65536].fill(0);
     pair.start_agent();
     pair.wait_durable();
     pair.wait_live();
     check(&pair, &expect);
     assert_eq!(pair.gaps(), gaps + 1);
+    let sent = pair.store_bytes() - stored;
+    assert!(sent < 1_000_000, "{sent} bytes for one block and some zeroes");
 }
 
 #[test]
@@ -137,7 +143,7 @@ fn an_agent_that_vanished_compares_and_loses_nothing() {
         expect[zeroed..zeroed + 65536].fill(0);
         pair.kill_agent();
         let at = usize::try_from(rng.below(u64::try_from(SIZE).unwrap())).unwrap();
-        pair.change_source(at, 7);
+        pair.change_source(at, &[7]);
         expect[at] = 7;
     }
     pair.start_agent();

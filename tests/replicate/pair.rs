@@ -61,9 +61,9 @@ impl Pair {
         content
     }
 
-    pub(crate) fn change_source(&self, at: usize, byte: u8) {
+    pub(crate) fn change_source(&self, at: usize, data: &[u8]) {
         let file = fs::File::options().write(true).open(self.path("source.img")).unwrap();
-        file.write_all_at(&[byte], u64::try_from(at).unwrap()).unwrap();
+        file.write_all_at(data, u64::try_from(at).unwrap()).unwrap();
     }
 
     pub(crate) fn start_receiver(&mut self) {
@@ -183,6 +183,10 @@ impl Pair {
 
     pub(crate) fn gaps(&self) -> u64 {
         self.ask("GET", "/v1/status", "")["groups"][0]["gaps_total"].as_u64().unwrap()
+    }
+
+    pub(crate) fn store_bytes(&self) -> u64 {
+        self.ask("GET", "/v1/status", "")["groups"][0]["store_bytes"].as_u64().unwrap()
     }
 
     pub(crate) fn groups(&self) -> usize {
