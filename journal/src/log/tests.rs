@@ -177,6 +177,7 @@ fn a_base_that_is_half_dropped_is_no_damage() {
             let after = disk.crash(mode, &mut rng);
             let (mut log, findings) = open(&after, true).unwrap();
             assert_eq!(log.closed(), None, "operation {op}, {mode:?}: {findings:?}");
+            assert!(findings.iter().all(|finding| finding.mended), "operation {op}, {mode:?}: {findings:?}");
             // It is sent again from wherever it stands.
             log.append_base(resync, &base(resync, 20), SESSION, NOW).unwrap();
             let durable = log.sync_base(resync).unwrap();
