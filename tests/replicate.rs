@@ -1,5 +1,6 @@
 //! Agent and receiver in one process, over real sockets: what is written through the tap can be read at the receiver, whoever
 //! restarts in between.
+#![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
 #[path = "common/http.rs"]
 mod http;
