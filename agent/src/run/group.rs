@@ -119,9 +119,11 @@ impl Group {
         let run = self.read();
         let spool = run.spool.as_ref().ok_or_else(no_spool)?;
         let parent = run.parent.map(|head| head.seq);
-        // An epoch counts from its first frame on.
-        if spool.wait_after(parent, FIRST_FRAME)?.is_none() {
-            return Err(Error::unavailable("the spool takes nothing"));
+        // An epoch counts from its first frame on, also when that was sent and dropped long ago.
+        match spool.wait_after(parent, FIRST_FRAME) {
+            Ok(None) => return Err(Error::unavailable("the spool takes nothing")),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            Ok(Some(_)) | Err(_) => {}
         }
         let head = last_head(spool)?;
         let (found, dropped) = held(spool, receiver, head)?;
