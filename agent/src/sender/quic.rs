@@ -61,7 +61,9 @@ pub(crate) async fn run(
 fn is_final(code: RefusalCode) -> bool {
     use RefusalCode as Code;
     match code {
-        Code::NotEnrolled | Code::Version | Code::Feature | Code::Superseded => true,
+        Code::NotEnrolled | Code::Version | Code::Feature => true,
+        // A copy of this agent took over, and is refused as a sibling: then this one is let in again.
+        Code::Superseded => false,
         Code::UnknownGroup | Code::Fenced | Code::Sibling | Code::UnknownHistory | Code::Damaged => true,
         Code::ChainBroken | Code::Malformed | Code::Busy | Code::NoSpace | Code::Internal => false,
     }
@@ -139,8 +141,9 @@ async fn serve(connection: Connection, group: Arc<Group>) -> Result<()> {
         if let Some(refusal) = refusal_of(&error) {
             group.refused(refusal.clone());
             if is_final(refusal.code) {
-                // A start that is refused fails. What was running goes on: its clients have no other way to their volume.
-                if !group.was_connected() {
+                // A start that is refused fails. What was running goes on: its clients have no other way to their volume. And
+                // damage over there is no affair of this host, nor of other groups.
+                if !group.was_connected() && refusal.code != RefusalCode::Damaged {
                     return Err(error);
                 }
                 return Err(link::connection_error(connection.closed().await));
