@@ -82,13 +82,13 @@ pub(crate) fn begin(dir: &Path, limit_bytes: u64) -> (Spool, Arc<Capture>) {
 }
 
 pub(crate) fn begin_with(dir: &Path, limit_bytes: u64, clock: Arc<dyn Clock>) -> (Spool, Arc<Capture>) {
-    let found = Found::open(dir, GROUP, entropy).unwrap();
-    let epoch = epoch(found.head, limit_bytes);
+    let found = Found::open(dir, GROUP, limit_bytes, entropy).unwrap();
+    let epoch = epoch(found.head);
     Spool::begin(found, &epoch, clock, Box::new(|| {})).unwrap()
 }
 
-pub(crate) fn epoch(parent: Option<Head>, limit_bytes: u64) -> Epoch {
-    Epoch { group: GROUP, id: EpochId(entropy()), boot: BOOT, parent, continues: false, limit_bytes }
+pub(crate) fn epoch(parent: Option<Head>) -> Epoch {
+    Epoch { group: GROUP, id: EpochId(entropy()), boot: BOOT, parent, continues: false }
 }
 
 /// Every frame up to the last record captured so far, checked as a receiver does.

@@ -41,7 +41,6 @@ pub struct GroupOptions {
 struct Parts<'a> {
     id: GroupId,
     boot: BootId,
-    spool_limit_bytes: u64,
     wake: &'a Arc<Notify>,
 }
 
@@ -57,21 +56,22 @@ struct Subject<'a> {
 impl Group {
     /// Takes the group, opens its sources, and begins to capture; what its exports are given is captured from then on.
     pub(super) fn start(state_dir: &Path, options: &GroupOptions) -> Result<Self> {
-        let mut state = Groups::open(state_dir)?.claim(&options.name, link::random)?;
+        // Sources first: of what cannot be protected nothing is remembered.
         let mut sources = Vec::new();
         for (name, path) in &options.volumes {
             let source = Source::open(path).map_err(|error| error.context(format!("volume {name}")))?;
             refuse_inside(state_dir, &source)?;
             sources.push(source);
         }
+        let mut state = Groups::open(state_dir)?.claim(&options.name, link::random)?;
         let facts = facts(state.state(), &options.volumes, &sources)?;
         let plan = plan(state.state(), &facts)?;
-        let found = Found::open(&state.spool_dir(), state.state().id, link::random)?;
+        let found = Found::open(&state.spool_dir(), state.state().id, options.spool_limit_bytes, link::random)?;
         let parent = parent(state.state(), found.head);
         let (id, boot, wake) = (state.state().id, boot_id()?, Arc::new(Notify::new()));
         let names = options.volumes.iter().map(|(name, _)| name.as_str());
         let subjects = subjects(state.state(), &plan, names, &sources);
-        let parts = Parts { id, boot, spool_limit_bytes: options.spool_limit_bytes, wake: &wake };
+        let parts = Parts { id, boot, wake: &wake };
         let volumes = remembered(&subjects);
         let run = begin(&parts, &mut state, found, parent, volumes, &subjects, (&plan.removed, plan.gap.as_ref()))?;
         let described: Vec<_> = subjects.iter().map(|it| (it.number, it.uuid, it.name.to_owned())).collect();
@@ -107,10 +107,10 @@ impl Group {
         run.spool = None;
         // 3. The new one begins.
         let mut state = self.state();
-        let found = Found::open(&state.spool_dir(), self.id, link::random)?;
+        let found = Found::open(&state.spool_dir(), self.id, self.spool_limit_bytes, link::random)?;
         let action = if parent.is_some() { Action::Compare } else { Action::FirstCopy };
         let subjects: Vec<Subject<'_>> = self.volumes.iter().map(|volume| Subject::of(volume, action)).collect();
-        let parts = Parts { id: self.id, boot: self.boot, spool_limit_bytes: self.spool_limit_bytes, wake: &self.wake };
+        let parts = Parts { id: self.id, boot: self.boot, wake: &self.wake };
         let text = match reason {
             RebaseReason::Ahead => "the receiver has more than this agent remembers",
             RebaseReason::Behind => "the receiver has less than it had called durable",
@@ -216,14 +216,7 @@ fn begin(
     let (before, seq) = (parent.map(|head| head.epoch), parent.map(|head| head.seq));
     state.begin(OpenedEpoch { id: epoch, parent: before, seq, chain }, volumes)?;
     let wake = Arc::clone(parts.wake);
-    let opened = Epoch {
-        group: parts.id,
-        id: epoch,
-        boot: parts.boot,
-        parent,
-        continues: gap.is_none(),
-        limit_bytes: parts.spool_limit_bytes,
-    };
+    let opened = Epoch { group: parts.id, id: epoch, boot: parts.boot, parent, continues: gap.is_none() };
     let on_new = Box::new(move || wake.notify_one());
     let (spool, capture) = Spool::begin(found, &opened, Arc::new(SystemClock), on_new)?;
     declare(&capture, subjects, removed, gap);

@@ -54,8 +54,6 @@ pub struct Epoch {
     pub parent: Option<Head>,
     /// Whether it is proven that nothing wrote the volumes since.
     pub continues: bool,
-    /// Bytes the spool may take before capture ends.
-    pub limit_bytes: u64,
 }
 
 /// Frames on their way to a receiver, in order.
@@ -127,8 +125,11 @@ impl Spool {
         clock: Arc<dyn Clock>,
         on_new: Box<dyn Fn() + Send>,
     ) -> Result<(Self, Arc<Capture>)> {
-        let &Epoch { group, id, boot, parent, continues, limit_bytes } = epoch;
+        let &Epoch { group, id, boot, parent, continues } = epoch;
         let found = found.continuing(parent)?;
+        let limit_bytes = found.limit_bytes;
+        // What an earlier run left is on its way out: a start that found its spool full must be able to get anywhere.
+        let allowed_bytes = limit_bytes.max(found.log.bytes().saturating_add(limit_bytes / 8));
         let last = parent.map(|head| head.seq);
         let capture = Arc::new(Capture::new(Start { last, time: found.time }, clock));
         let head = parent.map_or(ChainHead::START, |head| head.chain);
@@ -149,7 +150,7 @@ impl Spool {
             shared: shared.clone(),
             chain: Chain::new(group, id, boot, parent),
             adaptive: Adaptive::default(),
-            limit_bytes,
+            limit_bytes: allowed_bytes,
             on_new,
         };
         let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(move || spooler.run())?;

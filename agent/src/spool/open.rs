@@ -11,12 +11,16 @@ use journal::types::{GroupId, WallTime};
 use super::unsynced::Unsynced;
 use crate::Result;
 
+/// Even of a small spool a segment has room for a frame.
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+
 /// The spool as the last run left it.
 #[derive(Debug)]
 pub struct Found {
     pub(super) log: Log,
     pub(super) dir: PathBuf,
-    group: GroupId,
+    options: LogOptions,
+    pub(super) limit_bytes: u64,
     entropy: Entropy,
     /// Where the order stands in it; `None`: it is empty.
     pub head: Option<Head>,
@@ -27,11 +31,13 @@ pub struct Found {
 }
 
 impl Found {
-    /// Opens the spool in `dir`, or makes it. A damaged one is emptied: after a power cut it may be, and then its end is not
-    /// where the order went on from anyway. What of it was not sent is found again by comparing.
-    pub fn open(dir: &Path, group: GroupId, entropy: Entropy) -> Result<Self> {
+    /// Opens the spool in `dir`, or makes it, for a run that may keep `limit_bytes` in it. A damaged one is emptied: after a
+    /// power cut it may be, and then its end is not where the order went on from anyway. What of it was not sent is found again
+    /// by comparing.
+    pub fn open(dir: &Path, group: GroupId, limit_bytes: u64, entropy: Entropy) -> Result<Self> {
+        let options = options(group, limit_bytes);
         let disk = Arc::new(Unsynced(FileDisk::create(dir)?));
-        let (log, findings) = match Log::open(disk, options(group), entropy) {
+        let (log, findings) = match Log::open(disk, options, entropy) {
             Ok((log, findings)) if log.closed().is_none() => (log, findings),
             opened => {
                 let (what, findings) = match opened {
@@ -39,7 +45,7 @@ impl Found {
                     Err(error) => (format!("{error:?}"), Vec::new()),
                 };
                 tracing::warn!(dir = %dir.display(), %what, "the spool is damaged: it is emptied");
-                (empty(dir, group, entropy)?, findings)
+                (empty(dir, options, entropy)?, findings)
             }
         };
         let (head, mut time) = (log.head(), WallTime(0));
@@ -48,25 +54,27 @@ impl Found {
         {
             time = place.read()?.records().last().map_or(time, |record| record.time);
         }
-        Ok(Self { log, dir: dir.to_owned(), group, entropy, head, time, findings })
+        Ok(Self { log, dir: dir.to_owned(), options, limit_bytes, entropy, head, time, findings })
     }
 
     /// The same, without its frames, unless it ends at `parent`: the order goes on there, elsewhere.
     pub(super) fn continuing(mut self, parent: Option<Head>) -> Result<Self> {
         if self.head != parent && self.head.is_some() {
-            self.log = empty(&self.dir, self.group, self.entropy)?;
+            self.log = empty(&self.dir, self.options, self.entropy)?;
             self.head = None;
         }
         Ok(self)
     }
 }
 
-fn options(group: GroupId) -> LogOptions {
-    LogOptions { group, segment_bytes: SEGMENT_BYTES, entries: false }
+/// Only whole segments are dropped: they are small beside the limit, or what a receiver has long had would fill it.
+fn options(group: GroupId, limit_bytes: u64) -> LogOptions {
+    let segment_bytes = (limit_bytes / 8).clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES);
+    LogOptions { group, segment_bytes, entries: false }
 }
 
-fn empty(dir: &Path, group: GroupId, entropy: Entropy) -> Result<Log> {
+fn empty(dir: &Path, options: LogOptions, entropy: Entropy) -> Result<Log> {
     std::fs::remove_dir_all(dir)?;
     let disk = Arc::new(Unsynced(FileDisk::create(dir)?));
-    Ok(Log::open(disk, options(group), entropy)?.0)
+    Ok(Log::open(disk, options, entropy)?.0)
 }

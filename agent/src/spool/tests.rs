@@ -86,7 +86,7 @@ fn a_spool_whose_agent_was_killed_has_all_that_was_sent() {
             let entry = entry.unwrap();
             fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
         }
-        let found = Found::open(copy.path(), GROUP, entropy).unwrap();
+        let found = Found::open(copy.path(), GROUP, u64::MAX, entropy).unwrap();
         assert_eq!(found.head.map(|head| head.seq), capture.last_seq());
         assert_eq!(found.head.map(|head| head.chain), frames.last().map(Frame::head));
         assert_eq!((found.time, found.findings.len()), (capture.last().1, 0));
@@ -107,8 +107,8 @@ fn an_epoch_that_continues_another_place_begins_an_empty_spool() {
     let head = spool.stop().unwrap().head.unwrap();
     let ahead = Head { seq: head.seq.after(10), frame: journal::types::FrameNo::new(99).unwrap(), ..head };
 
-    let found = Found::open(dir.path(), GROUP, entropy).unwrap();
-    let begun = Spool::begin(found, &epoch(Some(ahead), u64::MAX), Arc::new(SystemClock), Box::new(|| {}));
+    let found = Found::open(dir.path(), GROUP, u64::MAX, entropy).unwrap();
+    let begun = Spool::begin(found, &epoch(Some(ahead)), Arc::new(SystemClock), Box::new(|| {}));
     let (spool, capture) = begun.unwrap();
     let first = spool.wait_after(Some(ahead.seq), Duration::from_secs(60)).unwrap().unwrap();
     assert_eq!((first.header().number.number(), first.header().prev), (100, ahead.chain));
@@ -131,7 +131,7 @@ fn a_damaged_spool_is_emptied() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&segment, bytes).unwrap();
-    let found = Found::open(dir.path(), GROUP, entropy).unwrap();
+    let found = Found::open(dir.path(), GROUP, u64::MAX, entropy).unwrap();
     assert_eq!(found.head, None);
     assert!(!found.findings.is_empty());
     let (spool, capture) = begin(dir.path(), u64::MAX);
@@ -221,14 +221,14 @@ fn what_is_durable_elsewhere_is_dropped_and_status_tells_what_is_not() {
     clock.wall.store(1_000_000, Ordering::Relaxed);
     clock.boottime.store(500_000, Ordering::Relaxed);
     let woken = Arc::new(AtomicU64::new(0));
-    let found = Found::open(dir.path(), GROUP, entropy).unwrap();
+    let found = Found::open(dir.path(), GROUP, u64::MAX, entropy).unwrap();
     let on_new = {
         let woken = woken.clone();
         Box::new(move || {
             woken.fetch_add(1, Ordering::Relaxed);
         })
     };
-    let (spool, capture) = Spool::begin(found, &epoch(None, u64::MAX), clock.clone(), on_new).unwrap();
+    let (spool, capture) = Spool::begin(found, &epoch(None), clock.clone(), on_new).unwrap();
     let (mut rng, mut image) = (Rng(1), image());
     write(&capture, &mut rng, &mut image, 8000);
     let all = frames(&spool, &capture);
