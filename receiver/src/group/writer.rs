@@ -200,7 +200,10 @@ impl Writer {
             return Refusal::new(RefusalCode::ChainBroken, text);
         };
         error!(group = %name, %error, "the journal is not written to any more");
-        let fault = if error.kind() == ErrorKind::NoSpace { Fault::Full(why) } else { Fault::Disk(why) };
+        let fault = match error.kind() {
+            ErrorKind::NoSpace => Fault::Full(format!("no space left: {why}")),
+            _ => Fault::Disk(why),
+        };
         let refusal = fault.refusal();
         self.group.shared.progress.send_modify(|now| now.fault = Some(fault));
         refusal
