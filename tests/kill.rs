@@ -219,7 +219,7 @@ impl Watch {
         let thread = std::thread::spawn(move || {
             let mut durable_max = 0;
             while !stopped.load(Ordering::Relaxed) {
-                if let Some(status) = look(&socket) {
+                if let Some(status) = look(&socket, "db") {
                     let durable = status["receivers"][0]["durable"].as_u64().unwrap_or(0);
                     assert!(durable >= durable_max, "{durable} is durable, it was {durable_max}: {status}");
                     durable_max = durable;

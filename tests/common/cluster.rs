@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use oracle::{Client, Rng};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -18,7 +20,7 @@ pub(crate) struct Cluster {
     pub(crate) store: PathBuf,
     pub(crate) state: PathBuf,
     /// More words for `protect`.
-    pub(crate) protect: Vec<&'static str>,
+    pub(crate) protect: Vec<OsString>,
     pub(crate) receiver: Option<Process>,
     pub(crate) agent: Option<Process>,
     /// The most memory of any receiver and any agent so far, in KiB.
@@ -81,6 +83,23 @@ impl Cluster {
         format!("unix:{}", self.path("tap.sock").display())
     }
 
+    /// Writes to the volume of another group.
+    #[track_caller]
+    pub(crate) fn write_to(&self, volume: &str, offset: u64, data: &[u8]) {
+        Client::connect(&self.tap(), volume).unwrap().write(offset, data, true).unwrap();
+    }
+
+    /// Writes through the tap, durably on the source.
+    #[track_caller]
+    pub(crate) fn write(&self, offset: u64, data: &[u8]) {
+        self.write_to("db", offset, data);
+    }
+
+    /// As somebody who does not know of the tap.
+    pub(crate) fn write_behind(&self, offset: u64, data: &[u8]) {
+        fs::File::options().write(true).open(&self.source).unwrap().write_all_at(data, offset).unwrap();
+    }
+
     /// Starts a receiver without waiting for it.
     pub(crate) fn spawn_receiver(&mut self) {
         let args =
@@ -111,13 +130,36 @@ impl Cluster {
         call(&self.protect_args())
     }
 
+    /// A receiver that does not come up.
+    #[track_caller]
+    pub(crate) fn receiver_fails(&self, store: &Path) -> Call {
+        call(&self.args(&words(&["serve".as_ref(), store.as_os_str(), "--listen".as_ref(), "127.0.0.1:0".as_ref()])))
+    }
+
+    /// Another agent that does not come up, with everything of its own.
+    #[track_caller]
+    pub(crate) fn beside(&self, state: &Path, source: &Path, tap: &Path) -> Call {
+        call(&self.protect_with(state, source, &format!("unix:{}", tap.display())))
+    }
+
     fn protect_args(&self) -> Vec<OsString> {
+        self.protect_with(&self.state, &self.source, &self.tap())
+    }
+
+    fn protect_with(&self, state: &Path, source: &Path, tap: &str) -> Vec<OsString> {
         let mut volume = OsString::from("db=");
-        volume.push(&self.source);
-        let mut args = words(&["protect", "--tracker", "tap", "--nbd", &self.tap()]);
-        args.extend([volume, "--state".into(), self.state.clone().into()]);
-        args.extend(words(&self.protect));
+        volume.push(source);
+        let mut args = words(&["protect", "--tracker", "tap", "--nbd", tap]);
+        args.extend([volume, "--state".into(), state.into()]);
+        args.extend(self.protect.iter().cloned());
         self.args(&args)
+    }
+
+    /// A receiver that does not come up, answering elsewhere.
+    #[track_caller]
+    pub(crate) fn serve_at(&self, store: &Path, socket: &Path) -> Call {
+        let serve = ["serve".as_ref(), store.as_os_str(), "--listen".as_ref(), "127.0.0.1:0".as_ref()];
+        call(&self.args(&[words(&serve), words(&["--socket".as_ref(), socket.as_os_str()])].concat()))
     }
 
     pub(crate) fn kill_receiver(&mut self) {
@@ -148,14 +190,14 @@ impl Cluster {
         self.memory_max_kib = (receiver.max(of(&self.receiver)), agent.max(of(&self.agent)));
     }
 
-    /// A string that lets one agent in.
-    pub(crate) fn invitation(&self, more: &[&str]) -> String {
-        let args = [&["invite", "host", "--address", &self.listen], more].concat();
+    /// A string that lets this agent in.
+    pub(crate) fn invitation(&self, agent: &str, more: &[&str]) -> String {
+        let args = [&["invite", agent, "--address", &self.listen], more].concat();
         self.ask(&args).document()["invitation"].as_str().unwrap().to_owned()
     }
 
     pub(crate) fn join(&self) {
-        self.join_with(&self.invitation(&[]), &self.state).document();
+        self.join_with(&self.invitation("host", &[]), &self.state).document();
     }
 
     pub(crate) fn join_with(&self, invitation: &str, state: &Path) -> Call {
@@ -169,6 +211,12 @@ impl Cluster {
         let socket = self.socket();
         let args = [words(args), words(&["--socket".as_ref(), socket.as_os_str()])].concat();
         call(&self.args(&args))
+    }
+
+    /// What the agent says by itself of a group.
+    pub(crate) fn agent_status(&self) -> Value {
+        let (_, body) = request(&self.state.join("agent.sock"), "GET", "/v1/status", "").unwrap();
+        serde_json::from_slice::<Value>(&body).unwrap()["groups"][0].clone()
     }
 
     /// Restores the volume as of `at` to a file or device.
@@ -190,7 +238,7 @@ impl Cluster {
 
     /// How the group is; `None` while no receiver answers, or it does not know the group.
     pub(crate) fn look(&self) -> Option<Value> {
-        look(&self.socket())
+        look(&self.socket(), "db")
     }
 
     #[track_caller]
@@ -200,6 +248,11 @@ impl Cluster {
 
     pub(crate) fn state(&self) -> String {
         self.status()["state"].as_str().unwrap().to_owned()
+    }
+
+    /// The state of another group.
+    pub(crate) fn state_of(&self, group: &str) -> Option<String> {
+        look(&self.socket(), group)?["state"].as_str().map(str::to_owned)
     }
 
     /// Bytes of the view as of `at`, or the document that says why not. An answer that is cut off is an error.
@@ -221,10 +274,7 @@ impl Cluster {
     /// The newest point is what the source holds.
     #[track_caller]
     pub(crate) fn assert_same(&self) {
-        let (found, expect) = (self.image("latest"), fs::read(&self.source).unwrap());
-        assert_eq!(found.len(), expect.len());
-        let differs = found.chunks(512).zip(expect.chunks(512)).position(|(found, expect)| found != expect);
-        assert_eq!(differs, None, "the first sector that differs");
+        assert_equal(&self.image("latest"), &fs::read(&self.source).unwrap());
     }
 
     /// Oldest and newest covered instant.
@@ -247,8 +297,14 @@ impl Cluster {
     /// talks to.
     #[track_caller]
     pub(crate) fn wait_durable(&mut self) {
+        self.mark("now");
+    }
+
+    /// Names this instant, as soon as that can be done.
+    #[track_caller]
+    pub(crate) fn mark(&self, name: &str) {
         let socket = self.state.join("agent.sock");
-        let asked = json!({"group": "db", "name": "now"}).to_string();
+        let asked = json!({"group": "db", "name": name}).to_string();
         let marked = || request(&socket, "POST", "/v1/mark", &asked).is_ok_and(|(status, _)| status == 200);
         wait_for("durable", || marked().then_some(()), || self.words());
     }
@@ -281,11 +337,26 @@ impl Cluster {
     }
 }
 
-/// The group's status as the receiver at this socket has it.
-pub(crate) fn look(socket: &Path) -> Option<Value> {
+/// Says where they differ, if they do.
+#[track_caller]
+pub(crate) fn assert_equal(found: &[u8], expect: &[u8]) {
+    assert_eq!(found.len(), expect.len());
+    let differs = found.chunks(512).zip(expect.chunks(512)).position(|(found, expect)| found != expect);
+    assert_eq!(differs, None, "the first sector that differs");
+}
+
+/// Bytes that cannot be compressed, other ones for each seed.
+pub(crate) fn random(seed: u64, length: usize) -> Vec<u8> {
+    let mut rng = Rng::new(seed);
+    let words = std::iter::repeat_with(move || rng.next_u64().to_le_bytes());
+    words.flatten().take(length).collect()
+}
+
+/// A group's status as the receiver at this socket has it.
+pub(crate) fn look(socket: &Path, group: &str) -> Option<Value> {
     let (_, body) = request(socket, "GET", "/v1/status", "").ok()?;
     let status: Value = serde_json::from_slice(&body).ok()?;
-    status["groups"].as_array()?.iter().find(|group| group["name"] == "db").cloned()
+    status["groups"].as_array()?.iter().find(|known| known["name"] == group).cloned()
 }
 
 /// What a status says is covered.

@@ -1,0 +1,15 @@
+//! Bad input and faults, as the real processes meet them: each is refused with its reason, or survived without losing what was
+//! durable. What needs root and loop devices is skipped aloud without them.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod damage;
+mod device;
+mod pairs;
+mod source;
+mod space;
+mod times;
+mod trust;

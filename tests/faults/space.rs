@@ -1,0 +1,124 @@
+//! Full disks on either side: the host goes on writing, what was durable stays so, and it is told why nothing goes on.
+
+use std::fs;
+use std::path::Path;
+
+use crate::common::cluster::{Cluster, at, random};
+use crate::common::wait_for;
+use crate::device::{Loop, Mounted, blank};
+
+const SIZE: usize = 16 << 20;
+const BLOCK: usize = 1 << 20;
+
+/// Writes until `enough`; the host is never refused.
+fn write_until(cluster: &Cluster, what: &str, enough: impl Fn() -> bool) {
+    let mut seed = 100;
+    let write = || {
+        let offset = BLOCK * usize::try_from(seed % 16).unwrap();
+        cluster.write(u64::try_from(offset).unwrap(), &random(seed, BLOCK));
+        seed += 1;
+        enough().then_some(())
+    };
+    wait_for(what, write, || cluster.words());
+}
+
+/// Room that can be given back.
+fn ballast(dir: &Path, bytes: usize) -> std::path::PathBuf {
+    let path = dir.join("ballast");
+    fs::write(&path, random(7, bytes)).unwrap();
+    path
+}
+
+#[test]
+fn a_receiver_without_room_keeps_what_it_has_and_goes_on_later() {
+    let mut cluster = Cluster::new();
+    blank(&cluster.path("disk.img"), 128 << 20);
+    let Some(disk) = Loop::on(&cluster.path("disk.img")) else { return };
+    let mounted = Mounted::ext4(&disk.device, &cluster.path("mnt"));
+    let ballast = ballast(&mounted.dir, 48 << 20);
+    cluster.store = mounted.dir.join("store");
+    fs::write(&cluster.source, random(1, SIZE)).unwrap();
+    cluster.begin();
+    cluster.settle();
+    let (then, before) = (cluster.window().1, fs::read(&cluster.source).unwrap());
+
+    write_until(&cluster, "full", || cluster.state() == "stopped");
+    let status = cluster.status();
+    let why = status["why"].as_str().unwrap();
+    assert!(why.to_lowercase().contains("space") || why.contains("full"), "{status}");
+    let durable = status["receivers"][0]["durable"].as_u64();
+    cluster.write(0, &random(2, BLOCK));
+    cluster.assert_runs();
+    assert!(cluster.image(&at(then)) == before, "the past is there");
+    let gaps = cluster.gaps().len();
+
+    fs::remove_file(ballast).unwrap();
+    cluster.settle();
+    assert!(cluster.status()["receivers"][0]["durable"].as_u64() >= durable, "nothing durable was lost");
+    assert_eq!(cluster.gaps().len(), gaps, "all of it was kept by the agent");
+    cluster.assert_same();
+    assert!(cluster.image(&at(then)) == before, "the past is still there");
+    assert_eq!(cluster.ask(&["verify", "db"]).document()["ok"], true);
+    cluster.stop_agent();
+    cluster.stop_receiver();
+    cluster.start_receiver();
+    cluster.start_agent();
+    cluster.settle();
+    cluster.assert_same();
+    cluster.stop_agent();
+    cluster.stop_receiver();
+}
+
+/// What both ways to a full spool have in common.
+#[track_caller]
+fn halts(mut cluster: Cluster) {
+    let (then, before) = (cluster.window().1, fs::read(&cluster.source).unwrap());
+    cluster.stop_receiver();
+    write_until(&cluster, "halted", || cluster.agent_status()["state"] == "halted");
+    let status = cluster.agent_status();
+    assert!(status["why"].as_str().unwrap().contains("spool"), "{status}");
+    cluster.write(0, &random(3, BLOCK));
+    // What was captured before is sent; then there is a gap, and it stays loud.
+    cluster.start_receiver();
+    let halted = cluster.wait_state("halted");
+    assert!(halted["why"].as_str().unwrap().contains("spool"), "{halted}");
+    let gap = wait_for("a gap", || cluster.gaps().get(1).copied(), || cluster.words());
+    assert_eq!(gap.to, None, "{gap:?}");
+    let last = cluster.image(&at(gap.from));
+    assert_eq!(last, cluster.image("latest"), "the newest point is the last before the gap");
+    cluster.write(0, &random(4, BLOCK));
+    assert!(cluster.image("latest") == last, "and stays it");
+    // A start reads all of it again.
+    cluster.kill_agent();
+    cluster.start_agent();
+    cluster.settle();
+    cluster.assert_same();
+    assert!(cluster.image(&at(then)) == before, "the past is there");
+    assert!(cluster.image(&at(gap.from)) == last);
+    cluster.stop_agent();
+    cluster.stop_receiver();
+}
+
+#[test]
+fn a_spool_over_its_limit_ends_capture_with_a_gap() {
+    let mut cluster = Cluster::new();
+    fs::write(&cluster.source, random(1, SIZE)).unwrap();
+    cluster.protect = ["--spool-size".into(), "4MiB".into()].to_vec();
+    cluster.begin();
+    cluster.settle();
+    halts(cluster);
+}
+
+#[test]
+fn a_full_disk_under_the_spool_ends_capture_with_a_gap() {
+    let mut cluster = Cluster::new();
+    blank(&cluster.path("disk.img"), 64 << 20);
+    let Some(disk) = Loop::on(&cluster.path("disk.img")) else { return };
+    let mounted = Mounted::ext4(&disk.device, &cluster.path("mnt"));
+    _ = ballast(&mounted.dir, 16 << 20);
+    cluster.state = mounted.dir.join("state");
+    fs::write(&cluster.source, random(1, SIZE)).unwrap();
+    cluster.begin();
+    cluster.settle();
+    halts(cluster);
+}
