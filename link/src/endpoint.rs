@@ -88,8 +88,16 @@ pub(crate) fn transport(streams: u32) -> TransportConfig {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_MS))))
         .mtu_discovery_config(Some(mtu))
-        .congestion_controller_factory(Arc::new(CubicConfig::default()));
+        .congestion_controller_factory(Arc::new(cubic()));
     config
+}
+
+/// A first window that the probe for the path's MTU does not fill: quinn holds back even a CONNECTION_CLOSE while it does, and the
+/// peer would never hear why it was refused.
+fn cubic() -> CubicConfig {
+    let mut cubic = CubicConfig::default();
+    cubic.initial_window(10 * u64::from(MTU_MAX));
+    cubic
 }
 
 /// Random connection ids. quinn's own are signed with a key of the process: after a restart those of before would not be

@@ -15,7 +15,7 @@ use crate::error::{close_code, read_error, write_error};
 /// A body up to this size gets memory of its own, so that it does not hold a whole buffer.
 const SMALL_BYTES: usize = 128 * 1024;
 /// Buffers kept while unused. Frames on their way are bounded elsewhere.
-const BUFFERS_KEPT: usize = 16;
+const BUFFERS_KEPT: usize = 32;
 
 /// Both ends of a stream that was just opened or accepted.
 pub fn message_stream((send, recv): (SendStream, RecvStream)) -> (MessageWriter, MessageReader) {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use journal::disk::{Disk, FileDisk, UringDisk};
+use journal::disk::{Disk, FileDisk};
 use journal::limits::SEGMENT_BYTES;
 use journal::types::{GroupId, SessionId};
 use journal::wire::{Refusal, RefusalCode};
@@ -139,9 +139,8 @@ impl Groups {
     }
 
     fn start(&self, open: &mut HashMap<GroupId, Open>, entry: GroupEntry) -> Result<Group> {
-        let plain = FileDisk::create(self.catalog.group_dir(entry.id))?;
-        let disk: Arc<dyn Disk> =
-            if UringDisk::available() { Arc::new(UringDisk::new(plain)?) } else { Arc::new(plain) };
+        // Not through io_uring: the kernel hands a buffered append to a worker thread, which costs more than it saves.
+        let disk: Arc<dyn Disk> = Arc::new(FileDisk::create(self.catalog.group_dir(entry.id))?);
         let opening = Opening { disk, segment_bytes: SEGMENT_BYTES, entropy: link::random, now: time::now };
         let mut started = spawn(entry, opening)?;
         if self.images {
