@@ -306,7 +306,7 @@ pub(crate) struct Man {
 /// `explain`
 #[derive(Args, Debug)]
 pub(crate) struct Explain {
-    /// As in error[E1301]
+    /// The code of an error, as in E1301
     pub(crate) code: String,
 }
 
