@@ -6,8 +6,10 @@ mod common;
 #[path = "common/raw.rs"]
 mod raw;
 
-use std::sync::Arc;
+use std::io::{ErrorKind, Read};
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 
 use common::{Memory, Random, Served};
 use nbd::{Capabilities, ErrorCode, Export};
@@ -216,6 +218,50 @@ fn many_requests_in_flight_are_all_answered() {
     seen.sort_unstable();
     assert_eq!(seen, (0..256).collect::<Vec<_>>());
     assert!(memory.bytes() == data);
+}
+
+/// Tells when a write has begun, and performs it when it may.
+struct Gated {
+    began: Sender<()>,
+    may_end: Mutex<Receiver<()>>,
+}
+
+impl Export for Gated {
+    fn size_bytes(&self) -> u64 {
+        1 << 20
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::ALL
+    }
+
+    fn read(&self, _: u64, _: &mut [u8]) -> Result<(), ErrorCode> {
+        Err(ErrorCode::Io)
+    }
+
+    fn write(&self, _: u64, _: &[u8], _: bool) -> Result<(), ErrorCode> {
+        self.began.send(()).unwrap();
+        self.may_end.lock().unwrap().recv().unwrap();
+        Err(ErrorCode::Io)
+    }
+}
+
+#[test]
+fn no_reply_comes_before_the_write_is_done() {
+    let ((began, has_begun), (end, may_end)) = (channel(), channel());
+    let served = Served::new(vec![("disk", Arc::new(Gated { began, may_end: Mutex::new(may_end) }))]);
+    let mut raw = Raw::attach(&served, false);
+    for fua in [0, 1] {
+        raw.request(WRITE, fua, 1, 0, 512);
+        raw.send(&[1; 512]);
+        has_begun.recv().unwrap();
+        raw.0.set_nonblocking(true).unwrap();
+        let early = raw.0.read(&mut [0]);
+        raw.0.set_nonblocking(false).unwrap();
+        end.send(()).unwrap();
+        assert_eq!(early.map_err(|error| error.kind()).unwrap_err(), ErrorKind::WouldBlock);
+        assert_eq!(raw.simple(), (EIO, 1));
+    }
 }
 
 /// Fails or panics where it is told to.
