@@ -2,8 +2,9 @@ use std::sync::Arc;
 
 use journal::codec::{Body, Mark, Sealed};
 use journal::disk::SimDisk;
-use journal::disk::sim::Fault as DiskFault;
+use journal::disk::sim::{CrashMode, Fault as DiskFault, Rng};
 use journal::frame::Frame;
+use journal::store::Store;
 use journal::wire::RefusalCode;
 
 use super::all::{Open, spawn};
@@ -145,6 +146,24 @@ async fn a_base_is_sealed_only_when_all_of_it_is_durable() {
     view.read(journal::types::VolumeNo(0), 9 * 512, &mut sector).unwrap();
     assert_eq!(sector, [9; 512]);
     stop(open).await;
+}
+
+/// The receiver is killed between a write and its fdatasync: what recovery finds then is in the cache only. Once the next session
+/// was told to go on from there, nobody sends it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_promised_is_made_durable_before_a_session_goes_on_from_it() {
+    let disk = SimDisk::new(1);
+    let (mut store, _) = Store::open(Arc::new(disk.clone()), GROUP, 64 * 1024, || [5; 16]).unwrap();
+    let first = Frames::new().begin(&[1000]);
+    store.append(std::slice::from_ref(&first), SessionId(1), WallTime(1)).unwrap();
+    drop(store);
+    let open = start(&disk);
+    let head = open.group.attach(SessionId(2)).await.unwrap().head;
+    assert_eq!(head.map(|head| head.chain), Some(first.head()));
+    let after = start(&disk.crash(CrashMode::LoseAll, &mut Rng::new(1)));
+    assert_eq!(after.group.attach(SessionId(3)).await.unwrap().head, head);
+    stop(open).await;
+    stop(after).await;
 }
 
 /// The disk fails at any operation: the session is refused, and once the disk works again nothing promised is missing.
