@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use journal::disk::AlignedBuf;
 use journal::types::Sectors;
@@ -13,7 +14,10 @@ use rustix::io::Errno;
 
 use super::stack::{self, Node};
 use super::{Source, ring};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
+
+const RETRIES: u32 = 50;
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 impl Source {
     /// Opens the file or block device at `path` for the tap and keeps others away from it.
@@ -39,14 +43,14 @@ fn open(path: &Path) -> Result<Source> {
         return Err(Error::invalid("the source is read-only"));
     }
     // 2. Open it, a device for us alone: the kernel refuses that while it, its disk or a partition is mounted or claimed.
-    let file = open_direct(path, is_device)?;
+    let file = patiently(|| open_direct(path, is_device))?;
     let again = file.metadata()?;
     if (again.dev(), again.ino()) != (meta.dev(), meta.ino()) {
         return Err(Error::unavailable("the source was replaced while it was opened"));
     }
     // 3. Nobody else may have it.
     if !is_device {
-        lock(&file)?;
+        patiently(|| lock(&file))?;
     }
     refuse_looped(&node_of(&meta))?;
     // 4. Its shape.
@@ -79,6 +83,18 @@ fn open_direct(path: &Path, is_device: bool) -> Result<File> {
         };
         said.with_source(error)
     })
+}
+
+/// Tries again for a while: the kernel may hold what a killed agent had open until its last request is over, and that agent's
+/// successor starts at once.
+fn patiently<T>(mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+    for _ in 0..RETRIES {
+        match attempt() {
+            Err(error) if error.kind() == ErrorKind::Locked => std::thread::sleep(RETRY_AFTER),
+            done => return done,
+        }
+    }
+    attempt()
 }
 
 /// Held as long as the file is open: a lock, not a file with a process id, so that nothing is left over by a crash.
