@@ -69,6 +69,13 @@ impl Storage for Tardy {
         Ok(())
     }
 
+    /// The last one first: the order within a batch is the source's own.
+    fn transfer(&self, batch: &mut [Transfer<'_>]) -> Vec<io::Result<()>> {
+        let mut outcomes: Vec<_> = batch.chunks_mut(1).rev().flat_map(|one| self.0.transfer(one)).collect();
+        outcomes.reverse();
+        outcomes
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.0.sync()
     }
@@ -150,6 +157,22 @@ fn overlapping_batches_end_the_same_in_the_journal_and_on_the_source() {
     let replayed = Replay::of(&frames(&spool, &capture)).onto(VOLUME, vec![0; SIZE]);
     assert!(replayed == std::fs::read(&path).unwrap());
     assert_eq!(capture.last_seq().unwrap().number(), 3 * 300 * 4 + 1);
+}
+
+/// The parts of a batch that overlap are not given to the source together: it would do them in an order of its own.
+#[test]
+fn what_overlaps_within_a_batch_is_done_as_it_came() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file_of(dir.path(), "source", &[0; 8192]);
+    let (spool, capture) = begin(&dir.path().join("spool"), u64::MAX);
+    let tap = Tap::new(VOLUME, Arc::new(Tardy(Source::open(&path).unwrap())), capture.clone());
+    let data = [[1; 4096], [2; 4096], [3; 4096], [4; 4096]];
+    let write = |(offset, data)| Transfer::Write { offset, data };
+    let mut batch: Vec<_> = [0, 2048, 4096, 0].into_iter().zip(data.iter().map(|data| &data[..])).map(write).collect();
+    assert_eq!(tap.transfer(&mut batch), [Ok(()); 4]);
+    let expect = [[4; 4096], [3; 4096]].concat();
+    assert!(std::fs::read(&path).unwrap() == expect);
+    assert!(Replay::of(&frames(&spool, &capture)).onto(VOLUME, vec![0; 8192]) == expect);
 }
 
 /// One that fails between others, one that overlaps it and one that makes no sense: each has its own outcome, and the journal
