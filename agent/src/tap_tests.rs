@@ -65,14 +65,20 @@ impl Storage for Tardy {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.0.write_at(offset, data)?;
-        (0..data[0] % 8).for_each(|_| thread::yield_now());
+        tarry(data[0]);
         Ok(())
     }
 
     /// The last one first: the order within a batch is the source's own.
     fn transfer(&self, batch: &mut [Transfer<'_>]) -> Vec<io::Result<()>> {
-        let mut outcomes: Vec<_> = batch.chunks_mut(1).rev().flat_map(|one| self.0.transfer(one)).collect();
+        batch.reverse();
+        let mut outcomes = self.0.transfer(batch);
+        batch.reverse();
         outcomes.reverse();
+        batch.iter().for_each(|one| match one {
+            Transfer::Write { data, .. } => tarry(data[0]),
+            Transfer::Read { .. } => {}
+        });
         outcomes
     }
 
@@ -91,6 +97,10 @@ impl Storage for Tardy {
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
         self.0.next_data(offset)
     }
+}
+
+fn tarry(byte: u8) {
+    (0..byte % 8).for_each(|_| thread::yield_now());
 }
 
 /// T3: writes in flight to one block have no order of their own, so that the journal may say B over A where the source has A
@@ -130,22 +140,27 @@ fn overlapping_writes_end_the_same_in_the_journal_and_on_the_source() {
 /// The same for batches, on the kernel's own way of doing many at a time: within a batch blocks overlap too.
 #[test]
 fn overlapping_batches_end_the_same_in_the_journal_and_on_the_source() {
-    const SIZE: usize = 64 * 4096;
+    const ROUNDS: u64 = 300;
+    /// Each round has blocks of its own, so that no later one hides what went wrong.
+    const ROUND_BYTES: u64 = 8 * 4096;
+    const SIZE: usize = 301 * 8 * 4096;
     let dir = tempfile::tempdir().unwrap();
     let path = file_of(dir.path(), "source", &vec![0; SIZE]);
     let (spool, capture) = begin(&dir.path().join("spool"), u64::MAX);
-    let tap = Tap::new(VOLUME, Arc::new(Source::open(&path).unwrap()), capture.clone());
+    let tap = Tap::new(VOLUME, Arc::new(Tardy(Source::open(&path).unwrap())), capture.clone());
+    let together = Barrier::new(3);
     thread::scope(|scope| {
         for me in 1..=3 {
-            let tap = &tap;
+            let (tap, together) = (&tap, &together);
             scope.spawn(move || {
                 let mut rng = Rng(me);
                 let mut room = journal::disk::AlignedBuf::new(8 * 4096).unwrap();
-                for _ in 0..300 {
+                for round in 0..ROUNDS {
+                    together.wait();
                     let (reads, writes) = room.split_at_mut(4 * 4096);
                     writes.fill(rng.below(256) as u8);
-                    let offset = |rng: &mut Rng| rng.below(60) * 4096;
-                    let read = |buffer| Transfer::Read { offset: 60 * 4096, buffer };
+                    let offset = |rng: &mut Rng| round * ROUND_BYTES + rng.below(8) * 4096;
+                    let read = |buffer| Transfer::Read { offset: ROUNDS * ROUND_BYTES, buffer };
                     let write = |data| Transfer::Write { offset: offset(&mut rng), data };
                     let mut batch: Vec<_> = writes.chunks(4096).map(write).collect();
                     batch.extend(reads.chunks_mut(4096).map(read));
@@ -156,7 +171,7 @@ fn overlapping_batches_end_the_same_in_the_journal_and_on_the_source() {
     });
     let replayed = Replay::of(&frames(&spool, &capture)).onto(VOLUME, vec![0; SIZE]);
     assert!(replayed == std::fs::read(&path).unwrap());
-    assert_eq!(capture.last_seq().unwrap().number(), 3 * 300 * 4 + 1);
+    assert_eq!(capture.last_seq().unwrap().number(), 3 * ROUNDS * 4 + 1);
 }
 
 /// The parts of a batch that overlap are not given to the source together: it would do them in an order of its own.
