@@ -1,7 +1,7 @@
 //! Answers on the agent's socket: HTTP and JSON, one handler a verb.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -59,6 +59,9 @@ impl Control {
         let at = |error: io::Error| Error::from(error).with_path(path);
         if UnixStream::connect(path).await.is_ok() {
             return Err(Error::locked("another agent answers there").with_path(path));
+        }
+        if std::fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket()) {
+            return Err(Error::invalid("this is there, and no socket").with_path(path));
         }
         match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(error)),

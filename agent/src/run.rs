@@ -91,9 +91,20 @@ pub async fn protect(
         Ok((options, groups))
     })
     .await?;
-    let (taps, volumes) = serve(&options, &groups)?;
-    let socket = options.socket.unwrap_or_else(|| options.state_dir.join("agent.sock"));
-    let control = Control::start(&socket, peer.pin, groups.clone()).await?;
+    let socket = options.socket.clone().unwrap_or_else(|| options.state_dir.join("agent.sock"));
+    let opened = match serve(&options, &groups) {
+        Ok(served) => Control::start(&socket, peer.pin, groups.clone()).await.map(|control| (served, control)),
+        Err(error) => Err(error),
+    };
+    let ((taps, volumes), control) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            // Nobody was served: what the last stop proved still holds, and is remembered again.
+            groups.iter().for_each(|group| group.close());
+            blocking(move || finish(&groups)).await?;
+            return Err(error);
+        }
+    };
     let (stop, stopping) = watch::channel(false);
     let mut sender = tokio::spawn(sender::run(identity, peer, groups.clone(), stopping));
     let saver = tokio::spawn(save(groups.clone()));
@@ -118,9 +129,15 @@ pub async fn protect(
     }
     saver.abort();
     control.stop().await;
-    blocking(move || groups.iter().try_for_each(|group| group.finish())).await?;
+    blocking(move || finish(&groups)).await?;
     events(Event::Stopped);
     refused.map_or(Ok(()), Err)
+}
+
+/// Ends the runs, every one of them, whatever becomes of the others.
+fn finish(groups: &[Arc<Group>]) -> Result<()> {
+    let ended: Vec<_> = groups.iter().map(|group| group.finish()).collect();
+    ended.into_iter().collect()
 }
 
 /// Ends only when the sender was refused for good, and nothing was ever sent.

@@ -307,7 +307,8 @@ impl Group {
         }
         match ended {
             Ok(Some(sealed)) => {
-                run.capture.record(Body::Sealed(sealed));
+                // A run that ends meanwhile has sealed nothing: the next one reads it all again.
+                run.capture.record(Body::Sealed(sealed)).ok_or_else(no_spool)?;
                 run.stage = Stage::Sealed;
                 Ok(())
             }

@@ -107,6 +107,10 @@ impl Base {
                 },
             }
         }
+        // What an earlier run sealed has to be there first: opening a base drops those that are not sealed.
+        if let Some(at) = self.compared_with {
+            group.durable_to(at).await;
+        }
         let (mut writer, mut reader) = open().await?;
         writer.send(&Message::OpenBase { group: group.id(), resync: self.spec.resync }).await?;
         let head = match next(&mut reader).await? {

@@ -47,7 +47,10 @@ pub(crate) async fn run(
         let Err(error) = ended else { return Ok(()) };
         if let Some(refusal) = refusal_of(&error).filter(|refusal| is_final(refusal.code)) {
             groups.iter().for_each(|group| group.refused(refusal.clone()));
-            return Err(error);
+            // What has run once goes on, and tries for ever: a receiver that was set back for a while must not end it.
+            if !were_connected(&groups) {
+                return Err(error);
+            }
         }
         tracing::warn!(receiver = peer.address, ?error, "no session");
         tokio::select! {
@@ -55,6 +58,11 @@ pub(crate) async fn run(
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         }
     }
+}
+
+/// Whether any group was ever taken by the receiver in this run of the agent.
+fn were_connected(groups: &[Arc<Group>]) -> bool {
+    groups.iter().any(|group| group.was_connected())
 }
 
 /// Whether a person has to do something first.
@@ -78,7 +86,7 @@ async fn session(identity: &Identity, peer: &Peer, groups: &[Arc<Group>], backof
     tracing::info!(receiver = peer.address, "session");
     let mut streams = JoinSet::new();
     for group in groups {
-        streams.spawn(serve(connection.clone(), Arc::clone(group)));
+        streams.spawn(serve(connection.clone(), Arc::clone(group), groups.to_vec()));
     }
     let ended = async {
         while let Some(ended) = streams.join_next().await {
@@ -129,7 +137,7 @@ async fn open(connection: &Connection) -> Result<Streams> {
 }
 
 /// One group in one session: opened again when it is refused, until the connection ends. `Ok`: it stops and has sent all.
-async fn serve(connection: Connection, group: Arc<Group>) -> Result<()> {
+async fn serve(connection: Connection, group: Arc<Group>, all: Vec<Arc<Group>>) -> Result<()> {
     let mut backoff = Backoff::default();
     loop {
         let ended = serve_once(&connection, &group, &mut backoff).await;
@@ -143,7 +151,7 @@ async fn serve(connection: Connection, group: Arc<Group>) -> Result<()> {
             if is_final(refusal.code) {
                 // A start that is refused fails. What was running goes on: its clients have no other way to their volume. And
                 // damage over there is no affair of this host, nor of other groups.
-                if !group.was_connected() && refusal.code != RefusalCode::Damaged {
+                if !were_connected(&all) && refusal.code != RefusalCode::Damaged {
                     return Err(error);
                 }
                 return Err(link::connection_error(connection.closed().await));

@@ -45,7 +45,10 @@ impl Groups {
         let next_session = AtomicU64::new(time::now().0);
         let groups = Self { catalog, images, open: Mutex::default(), next_session };
         for entry in groups.catalog.groups() {
-            groups.start(&mut groups.locked(), entry)?;
+            let name = entry.name.clone();
+            if let Err(error) = groups.start(&mut groups.locked(), entry) {
+                error!(group = %name, ?error, "this group cannot be opened; the others can");
+            }
         }
         Ok(groups)
     }

@@ -248,7 +248,9 @@ impl Writer {
         let bases: Vec<_> =
             open.filter_map(|resync| store.log().base_durable(resync).map(|head| (resync, head))).collect();
         self.group.shared.progress.send_modify(|now| {
-            assert!(now.head.map(|h| h.seq) <= head.map(|h| h.seq) || now.fault.is_some(), "{now:?} then {head:?}");
+            if now.head.map(|h| h.seq) > head.map(|h| h.seq) && now.fault.is_none() {
+                now.fault = Some(Fault::Damaged(format!("what was published up to {:?} is gone", now.head)));
+            }
             now.head = head;
             now.bases = bases;
         });

@@ -76,6 +76,13 @@ impl ImageFile {
         self.created = false;
     }
 
+    /// Whether its name still leads to it.
+    pub(crate) fn is_in_place(&self) -> bool {
+        let inode = |found: std::fs::Metadata| (found.dev(), found.ino());
+        let named = std::fs::symlink_metadata(&self.path).ok().map(inode);
+        named.is_some() && named == self.file.metadata().ok().map(inode)
+    }
+
     /// Whether it was opened for writing.
     pub(crate) fn is_writable(&self) -> bool {
         self.writable

@@ -123,6 +123,7 @@ impl Files {
     /// Brings the files to the newest point; how many bytes were written. Nothing while there is no point.
     pub(crate) fn follow(&mut self, version: &Arc<Version>, pace: Pace<'_>) -> Result<u64> {
         let Ok(newest) = version.find(&When::Latest)? else { return Ok(0) };
+        self.notice_replaced()?;
         if self.settled && self.state.at() == Some(newest.seq) {
             return Ok(0);
         }
@@ -148,6 +149,7 @@ impl Files {
 
     /// What going to `to` would write. Nothing is changed.
     pub(crate) fn plan(&mut self, version: &Arc<Version>, to: Seq, pace: Pace<'_>) -> Result<Move> {
+        self.notice_replaced()?;
         let view = version.view(to)?;
         let mut volumes = Vec::new();
         for volume in view.volumes().to_vec() {
@@ -180,6 +182,7 @@ impl Files {
 
     /// Compares every file with the journal; what differs, by volume.
     pub(crate) fn check(&mut self, version: &Arc<Version>, pace: Pace<'_>) -> Result<Vec<(VolumeInfo, Plan)>> {
+        self.notice_replaced()?;
         self.settle(version, pace)?;
         let Some(at) = self.state.at() else { return Ok(Vec::new()) };
         let view = version.view(at)?;
@@ -256,6 +259,11 @@ impl Files {
         if let Some(poses) = poses {
             self.state.poses = poses;
         }
+        // A volume that is not part of this view stayed behind: if it comes back, nothing of its file is trusted.
+        let here: Vec<String> = view.volumes().iter().map(|volume| volume.uuid.to_string()).collect();
+        for volume in self.state.volumes.iter_mut().filter(|volume| !here.contains(&volume.uuid)) {
+            volume.good_bytes = 0;
+        }
         let held = matches!(self.state.pose(), Pose::Held(_));
         for volume in view.volumes() {
             self.file(volume)?.set_held(held)?;
@@ -284,6 +292,20 @@ impl Files {
         let dir = self.dir.clone();
         for volume in &mut self.state.volumes {
             volume.seen = Seen::look(&dir.join(format!("{}.img", volume.uuid)))?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of files that were removed, or replaced by others, while they were open: nothing is known of what is there now.
+    fn notice_replaced(&mut self) -> Result<()> {
+        let gone: Vec<_> = self.open.iter().filter(|(_, file)| !file.is_in_place()).map(|(&uuid, _)| uuid).collect();
+        for uuid in gone {
+            let path = self.path(uuid);
+            warn!(group = %self.group, path = %path.display(), "the image is gone or another file: all of it is compared");
+            self.open.remove(&uuid);
+            self.open.extend(ImageFile::hold(&path)?.map(|file| (uuid, file)));
+            self.state.volume_mut(uuid).good_bytes = 0;
+            self.settled = false;
         }
         Ok(())
     }

@@ -219,3 +219,33 @@ fn a_held_image_is_locked_against_others() {
     roll(&mut files, &history, Goal::Undo, &mut go).unwrap();
     check(dir.path(), &history, newest(&history));
 }
+
+/// The story: somebody moves another file over an image, or away, while the receiver has it open, held or following.
+#[test]
+fn an_image_that_is_replaced_while_it_is_open_is_noticed() {
+    for held in [true, false] {
+        for remove in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut history = History::new(3, &[700, 33]);
+            let mut files = Files::load(dir.path(), GROUP).unwrap();
+            history.run(20);
+            files.follow(&history.version(), &mut go).unwrap();
+            let (one, two) = (history.any_point(), history.any_point());
+            if held {
+                roll(&mut files, &history, to(&history, one), &mut go).unwrap();
+            }
+            let path = files.path(uuid(0));
+            fs::remove_file(&path).unwrap();
+            if !remove {
+                fs::write(&path, [0xee; 900 * 512]).unwrap();
+            }
+            if held {
+                roll(&mut files, &history, to(&history, two), &mut go).unwrap();
+                check(dir.path(), &history, two);
+            } else {
+                files.follow(&history.version(), &mut go).unwrap();
+                check(dir.path(), &history, newest(&history));
+            }
+        }
+    }
+}
