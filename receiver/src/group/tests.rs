@@ -192,6 +192,12 @@ async fn a_failing_disk_ends_the_session_and_loses_nothing() {
                 }
             };
             full += usize::from(refused.code == RefusalCode::NoSpace);
+            // Whatever anybody was told, also in between, survives the power going now.
+            let told = session.progress.borrow().head.map(|head| head.seq);
+            let after_cut = start(&disk.crash(CrashMode::LoseAll, &mut Rng::new(op)));
+            let left = after_cut.group.attach(SessionId(9)).await.unwrap().head.map(|head| head.seq);
+            assert!(left >= told, "operation {op}, {fault:?}: {told:?} was told, {left:?} is left after a power cut");
+            stop(after_cut).await;
             assert!(open.group.snapshot().progress.fault.is_some());
             let Ok(mut session) = open.group.attach(SessionId(2)).await else {
                 panic!("the disk works again, but the group does not: {:?}", open.group.snapshot().progress)
