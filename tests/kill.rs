@@ -7,15 +7,12 @@
 
 mod common;
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use common::cluster::{Cluster, look, window};
+use common::cluster::Cluster;
 use common::judged::{Load, assert_gap, assert_latest, assert_legal, is_in_gap};
 use common::wait_for;
+use common::watch::Watch;
 use oracle::{Hot, Micros, Rng, SizeShare, Volume, Workload, fill_initial};
 
 const VOLUME_BYTES: u64 = 64 << 20;
@@ -202,54 +199,5 @@ impl Story {
 
     fn pause(&mut self, max_ms: u64) {
         std::thread::sleep(Duration::from_millis(self.rng.below(max_ms + 1)));
-    }
-}
-
-/// Asks the receiver all the time, and remembers what it said was durable and covered.
-struct Watch {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-    told: Arc<std::sync::Mutex<Vec<u64>>>,
-}
-
-impl Watch {
-    fn start(socket: PathBuf) -> Self {
-        let (stop, told) = (Arc::new(AtomicBool::new(false)), Arc::new(std::sync::Mutex::new(Vec::new())));
-        let (stopped, noted) = (Arc::clone(&stop), Arc::clone(&told));
-        let thread = std::thread::spawn(move || {
-            let mut durable_max = 0;
-            while !stopped.load(Ordering::Relaxed) {
-                if let Some(status) = look(&socket, "db") {
-                    let durable = status["receivers"][0]["durable"].as_u64().unwrap_or(0);
-                    assert!(durable >= durable_max, "{durable} is durable, it was {durable_max}: {status}");
-                    durable_max = durable;
-                    noted.lock().unwrap().extend(window(&status).map(|(_, to)| to));
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        });
-        Self { stop, thread: Some(thread), told }
-    }
-
-    /// An instant of which the receiver said that it is covered.
-    fn told(&self, rng: &mut Rng) -> Option<u64> {
-        let told = self.told.lock().unwrap();
-        (!told.is_empty()).then(|| told[usize::try_from(rng.below(told.len() as u64)).unwrap()])
-    }
-
-    /// Nothing was ever less than before.
-    fn check(&self) {
-        assert!(!self.thread.as_ref().unwrap().is_finished(), "what was durable is not any more");
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(Err(panic)) = self.thread.take().map(JoinHandle::join)
-            && !std::thread::panicking()
-        {
-            std::panic::resume_unwind(panic);
-        }
     }
 }

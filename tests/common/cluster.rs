@@ -26,6 +26,8 @@ pub(crate) struct Cluster {
     /// The most memory of any receiver and any agent so far, in KiB.
     pub(crate) memory_max_kib: (u64, u64),
     listen: String,
+    /// Where an invitation says that the receiver is, if not where it listens.
+    pub(crate) address: Option<String>,
     // Last: the processes are gone before their files are.
     dir: TempDir,
 }
@@ -54,6 +56,7 @@ impl Cluster {
             agent: None,
             memory_max_kib: (0, 0),
             listen: "127.0.0.1:0".to_owned(),
+            address: None,
             dir,
         }
     }
@@ -111,6 +114,11 @@ impl Cluster {
         self.spawn_receiver();
         let ready = self.receiver.as_mut().unwrap().event();
         self.listen = ready["listen"].as_str().unwrap().to_owned();
+    }
+
+    /// Where the receiver is, once it was started.
+    pub(crate) fn listens(&self) -> &str {
+        &self.listen
     }
 
     /// Starts an agent without waiting for it.
@@ -192,7 +200,8 @@ impl Cluster {
 
     /// A string that lets this agent in.
     pub(crate) fn invitation(&self, agent: &str, more: &[&str]) -> String {
-        let args = [&["invite", agent, "--address", &self.listen], more].concat();
+        let address = self.address.as_ref().unwrap_or(&self.listen);
+        let args = [&["invite", agent, "--address", address], more].concat();
         self.ask(&args).document()["invitation"].as_str().unwrap().to_owned()
     }
 

@@ -2,10 +2,13 @@
 
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub(crate) mod clock;
 pub(crate) mod cluster;
 pub(crate) mod http;
 pub(crate) mod judged;
 pub(crate) mod process;
+pub(crate) mod proxy;
+pub(crate) mod watch;
 
 use std::time::{Duration, Instant};
 
