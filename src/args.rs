@@ -160,7 +160,7 @@ pub(crate) struct Protect {
     /// What notices changes: the tap is an NBD server in front of the volume
     #[arg(long, value_enum)]
     pub(crate) tracker: Tracker,
-    /// Where the tap listens [default: unix:STATE/VOLUME.sock]
+    /// Where the tap of all these volumes listens [default: unix:STATE/VOLUME.sock for each]
     #[arg(long, value_name = "unix:PATH|HOST:PORT")]
     pub(crate) nbd: Option<String>,
     /// Let other machines connect to the tap: NBD has neither passwords nor encryption

@@ -24,7 +24,7 @@ pub mod state;
 pub mod tap;
 
 pub use journal::error::{Error, ErrorKind, Result};
-pub use nbd::RemoteClients;
+pub use nbd::{Address, RemoteClients};
 
 #[cfg(test)]
 mod tap_tests;

@@ -9,11 +9,12 @@ mod begin;
 mod group;
 mod switch;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nbd::{Address, RemoteClients, Running, Server};
+use nbd::{Address, BindError, RemoteClients, Running, Server};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -39,8 +40,8 @@ pub struct ProtectOptions {
     pub state_dir: PathBuf,
     /// The groups.
     pub groups: Vec<GroupOptions>,
-    /// Where all volumes are served; `None`: each on `STATE/VOLUME.sock`.
-    pub nbd: Option<Address>,
+    /// Where volumes are served, by group and volume; those that are not in here: on `STATE/VOLUME.sock`.
+    pub nbd: BTreeMap<(String, String), Address>,
     /// Whether clients on other machines may connect.
     pub remote: RemoteClients,
     /// Where the agent answers; `None`: on `STATE/agent.sock`.
@@ -159,8 +160,9 @@ fn serve(options: &ProtectOptions, groups: &[Arc<Group>]) -> Result<(Vec<Running
     let mut servers: Vec<(Address, Vec<_>)> = Vec::new();
     let mut volumes = Vec::new();
     for (group, volume) in groups.iter().flat_map(|group| group.volumes().iter().map(move |volume| (group, volume))) {
+        let chosen = options.nbd.get(&(group.name().to_owned(), volume.name.clone())).cloned();
         let own = || Address::Unix(options.state_dir.join(format!("{}.sock", volume.name)));
-        let address = options.nbd.clone().unwrap_or_else(own);
+        let address = chosen.unwrap_or_else(own);
         let export = (volume.name.clone(), switch::export(&volume.switch));
         volumes.push((group.name().to_owned(), volume.name.clone(), address.clone()));
         match servers.iter_mut().find(|(known, _)| *known == address) {
@@ -170,14 +172,25 @@ fn serve(options: &ProtectOptions, groups: &[Arc<Group>]) -> Result<(Vec<Running
     }
     let mut taps = Vec::new();
     for (address, exports) in servers {
-        let failed = |error: nbd::BindError| Error::invalid(error.to_string());
-        let server = Server::bind(&address, exports, options.remote).map_err(failed)?;
+        let server = Server::bind(&address, exports, options.remote).map_err(|error| no_tap(&address, error))?;
         let bound = server.address().clone();
         volumes.iter_mut().filter(|(.., at)| *at == address).for_each(|(.., at)| *at = bound.clone());
         taps.push(server.start()?);
     }
     let served = volumes.into_iter().map(|(group, volume, nbd)| Served { group, volume, nbd: nbd.to_string() });
     Ok((taps, served.collect()))
+}
+
+/// Why a tap cannot listen, by what has to be done about it.
+fn no_tap(address: &Address, error: BindError) -> Error {
+    match error {
+        BindError::InUse(_) => Error::locked(error.to_string()),
+        BindError::Io { source, .. } => Error::from(source).context(format!("cannot listen on {address}")),
+        BindError::BadExport(name) => Error::invalid(format!(
+            "two volumes are called {name} on {address}: give each an address of its own (`nbd`)"
+        )),
+        _ => Error::invalid(error.to_string()),
+    }
 }
 
 async fn save(groups: Vec<Arc<Group>>) {

@@ -1,9 +1,10 @@
 //! `protect` and `agent`: the agent, until it is stopped.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::str::FromStr;
 
+use agent::Address;
 use agent::run::{Event, GroupOptions, ProtectOptions, protect};
 use serde_json::json;
 
@@ -35,7 +36,7 @@ async fn run_groups(context: &Context, config: &Config, groups: &[Group], nbd_re
     let options = ProtectOptions {
         state_dir: config.state(&context.global),
         groups: groups.iter().map(checked).collect::<Result<_, _>>()?,
-        nbd: address(groups)?.map(parsed).transpose()?,
+        nbd: addresses(groups)?,
         remote: if nbd_remote { agent::RemoteClients::Allowed } else { agent::RemoteClients::Refused },
         socket: context.global.socket.clone(),
     };
@@ -82,15 +83,11 @@ fn checked(group: &Group) -> Result<GroupOptions, Failure> {
     Ok(GroupOptions { name: name.to_string(), volumes, spool_limit_bytes })
 }
 
-/// The one address of all volumes, if any has one.
-fn address(groups: &[Group]) -> Result<Option<&str>, Failure> {
-    let mut addresses = groups.iter().flat_map(|group| &group.volume).map(|volume| volume.nbd.as_deref());
-    let first = addresses.next().flatten();
-    match addresses.all(|address| address == first) {
-        true => Ok(first),
-        false => Err(Failure::argument("volumes of one agent cannot have several NBD addresses")
-            .advise("the same `nbd` for all, told apart by their export names, or none: each gets STATE/VOLUME.sock")),
-    }
+/// Where volumes are served that do not have the default, by group and volume.
+fn addresses(groups: &[Group]) -> Result<BTreeMap<(String, String), Address>, Failure> {
+    let all = groups.iter().flat_map(|group| group.volume.iter().map(move |volume| (group, volume)));
+    let chosen = all.filter_map(|(group, volume)| volume.nbd.as_deref().map(|nbd| (group, volume, nbd)));
+    chosen.map(|(group, volume, nbd)| Ok(((group.name.clone(), volume.name.clone()), parsed(nbd)?))).collect()
 }
 
 fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Result<(), Failure> {
@@ -163,17 +160,17 @@ mod tests {
     }
 
     #[test]
-    fn all_volumes_have_one_address_or_none() {
-        let volume = |nbd: Option<&str>| {
+    fn a_volume_has_an_address_of_its_own_or_none() {
+        let volume = |name: &str, nbd: Option<&str>| {
             let nbd = nbd.map(str::to_owned);
-            Volume { name: "a".to_owned(), path: "/a".into(), tracker: Tracker::Tap, nbd }
+            Volume { name: name.to_owned(), path: "/a".into(), tracker: Tracker::Tap, nbd }
         };
-        let group = |volume: Vec<Volume>| Group { name: "g".to_owned(), volume, spool: Spool::default() };
-        assert_eq!(address(&[group(vec![volume(None), volume(None)])]).unwrap(), None);
-        let same = [group(vec![volume(Some("unix:/x"))]), group(vec![volume(Some("unix:/x"))])];
-        assert_eq!(address(&same).unwrap(), Some("unix:/x"));
-        for other in [None, Some("unix:/y")] {
-            assert_eq!(address(&[group(vec![volume(Some("unix:/x")), volume(other)])]).unwrap_err().exit(), 2);
-        }
+        let group = |name: &str, volume: Vec<Volume>| Group { name: name.to_owned(), volume, spool: Spool::default() };
+        let (x, y) = (volume("a", Some("unix:/x")), volume("a", Some("127.0.0.1:10809")));
+        let groups = [group("g", vec![x, volume("b", None)]), group("h", vec![y])];
+        let key = |group: &str| (group.to_owned(), "a".to_owned());
+        let expect = [(key("g"), parsed("unix:/x").unwrap()), (key("h"), parsed("127.0.0.1:10809").unwrap())];
+        assert_eq!(addresses(&groups).unwrap(), expect.into());
+        assert_eq!(addresses(&[group("g", vec![volume("a", Some("x"))])]).unwrap_err().exit(), 2);
     }
 }

@@ -1,5 +1,6 @@
 //! A receiver and an agent with one group `db` of one volume, in directories of their own.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::FileExt;
@@ -101,7 +102,7 @@ impl Pair {
                 volumes: vec![("db".to_owned(), self.path("source.img"))],
                 spool_limit_bytes: 1 << 30,
             }],
-            nbd: None,
+            nbd: BTreeMap::new(),
             remote: RemoteClients::Refused,
             socket: None,
         }
