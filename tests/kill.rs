@@ -10,7 +10,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::cluster::Cluster;
-use common::judged::{Load, assert_gap, assert_latest, assert_legal, is_in_gap};
+use common::judged::{Load, assert_latest, judge_window};
 use common::wait_for;
 use common::watch::Watch;
 use oracle::{Hot, Micros, Rng, SizeShare, Volume, Workload, fill_initial};
@@ -110,36 +110,7 @@ impl Story {
     /// Once it is live again: the newest point, and instants of the whole history.
     fn judge(&mut self) {
         self.cluster.settle();
-        self.watch.check();
-        let (from, floor) = self.cluster.window();
-        assert_latest(&self.cluster, floor, || self.load.history());
-        let gaps = self.cluster.gaps();
-        for _ in 0..INSTANTS {
-            let instant = self.instant(from, floor);
-            if is_in_gap(instant, &gaps) {
-                assert_gap(&self.cluster, instant);
-                continue;
-            }
-            assert_legal(&self.cluster, instant, || self.load.history());
-            self.judged += 1;
-        }
-        for gap in gaps.iter().filter(|gap| gap.from >= from) {
-            let to = gap.to.expect("it is live");
-            assert_gap(&self.cluster, gap.from + 1 + self.rng.below(to - gap.from - 1));
-        }
-    }
-
-    /// One that was told to be covered, or next to a gap, or any.
-    fn instant(&mut self, from: u64, to: u64) -> u64 {
-        let gaps = self.cluster.gaps();
-        let gap = gaps[usize::try_from(self.rng.below(gaps.len() as u64)).unwrap()];
-        match self.rng.below(4) {
-            0 if gap.from >= from => gap.from,
-            1 if gap.from >= from => gap.to.unwrap(),
-            0 | 1 => from,
-            2 => self.watch.told(&mut self.rng).unwrap_or(from),
-            _ => from + self.rng.below(to - from + 1),
-        }
+        self.judged += judge_window(&self.cluster, &self.watch, &mut self.rng, INSTANTS, || self.load.history());
     }
 
     /// When all is quiet, the newest point is the source.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use oracle::{History, Micros, Recorder, Stats, Verdict, Volume, Workload, WorkloadError};
+use oracle::{History, Micros, Recorder, Rng, Stats, Verdict, Volume, Workload, WorkloadError};
 
 use super::cluster::{Cluster, Gap, at};
 use super::wait_for;
+use super::watch::Watch;
 
 /// A workload that runs until it is stopped.
 pub(crate) struct Load {
@@ -71,6 +72,48 @@ pub(crate) fn assert_latest(cluster: &Cluster, floor: u64, history: impl FnOnce(
     let image = cluster.image("latest");
     let crash = history().judge_crash(Some(Micros(floor)), &mut reader(&image)).unwrap();
     assert!(crash.verdict.is_legal(), "latest is wrong: {}\n{}", crash.verdict, cluster.words());
+}
+
+/// The newest point, some instants of the whole history, and all gaps; how many instants were legal ones.
+#[track_caller]
+pub(crate) fn judge_window(
+    cluster: &Cluster,
+    watch: &Watch,
+    rng: &mut Rng,
+    instants: u32,
+    history: impl Fn() -> History,
+) -> u32 {
+    watch.check();
+    let (from, floor) = cluster.window();
+    assert_latest(cluster, floor, &history);
+    let gaps = cluster.gaps();
+    let mut judged = 0;
+    for _ in 0..instants {
+        let instant = pick(watch, rng, &gaps, from, floor);
+        if is_in_gap(instant, &gaps) {
+            assert_gap(cluster, instant);
+            continue;
+        }
+        assert_legal(cluster, instant, &history);
+        judged += 1;
+    }
+    for gap in gaps.iter().filter(|gap| gap.from >= from) {
+        let to = gap.to.expect("it is live");
+        assert_gap(cluster, gap.from + 1 + rng.below(to - gap.from - 1));
+    }
+    judged
+}
+
+/// One that was told to be covered, or next to a gap, or any.
+fn pick(watch: &Watch, rng: &mut Rng, gaps: &[Gap], from: u64, to: u64) -> u64 {
+    let gap = gaps[usize::try_from(rng.below(gaps.len() as u64)).unwrap()];
+    match rng.below(4) {
+        0 if gap.from >= from => gap.from,
+        1 if gap.from >= from => gap.to.unwrap(),
+        0 | 1 => from,
+        2 => watch.told(rng).unwrap_or(from),
+        _ => from + rng.below(to - from + 1),
+    }
 }
 
 /// An instant in a gap is refused.
