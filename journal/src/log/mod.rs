@@ -3,7 +3,9 @@
 //! The agent's spool is a log; the receiver's store is a log with views over it.
 
 mod append;
+mod header;
 mod manifest;
+mod named;
 mod open;
 mod read;
 mod recover;

@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
+use super::header::{header_from_frame, matches, read_header, resync_of};
 use super::manifest::{Manifest, Opened};
+use super::named::Named;
 use super::recover::{Decision, Facts, Tail, decide};
 use super::scan::scan;
 use super::segment::{Segment, SegmentState, Writer};
 use super::{Base, BaseHead, Entropy, Head, Live, Log};
 use crate::codec::{
-    ENVELOPE_BYTES, FRAME_HEADER_BYTES, FrameHeader, ManifestEntry, SEGMENT_HEADER_BYTES, SegmentCreated,
-    SegmentHeader, SegmentKind, SegmentSealed,
+    ENVELOPE_BYTES, FrameHeader, ManifestEntry, SEGMENT_HEADER_BYTES, SegmentCreated, SegmentHeader, SegmentKind,
+    SegmentSealed,
 };
 use crate::disk::{Disk, File, Open};
 use crate::error::{Error, ErrorKind, Result};
@@ -118,67 +120,6 @@ impl Log {
     /// Takes nothing more until it is opened anew. The first reason counts.
     pub(crate) fn close(&mut self, why: &str) {
         self.closed.get_or_insert_with(|| why.to_owned());
-    }
-}
-
-/// What the manifest says there is.
-#[derive(Default)]
-struct Named {
-    segments: BTreeMap<SegmentNo, (SegmentCreated, Option<SegmentSealed>)>,
-    dropped: BTreeSet<SegmentNo>,
-    /// Live head at the last clean stop.
-    stopped: Option<Seq>,
-    last_stop: Option<ManifestEntry>,
-    next: u64,
-}
-
-impl Named {
-    fn of(entries: &[ManifestEntry]) -> Self {
-        let mut named = Self { next: 1, ..Self::default() };
-        for entry in entries {
-            match entry {
-                ManifestEntry::Header { .. } => {}
-                ManifestEntry::Created(created) => {
-                    named.next = named.next.max(created.number.0 + 1);
-                    named.segments.insert(created.number, (*created, None));
-                }
-                ManifestEntry::Sealed(sealed) => {
-                    if let Some(segment) = named.segments.get_mut(&sealed.number) {
-                        segment.1 = Some(*sealed);
-                    }
-                }
-                ManifestEntry::Dropped(number) => {
-                    named.segments.remove(number);
-                    named.dropped.insert(*number);
-                }
-                ManifestEntry::Stopped(stopped) => {
-                    named.stopped = stopped.seq;
-                    named.last_stop = Some(*entry);
-                }
-            }
-        }
-        named
-    }
-
-    /// The entries that still mean something. The highest number ever used stays known through a dropped one.
-    fn current(&self) -> Vec<ManifestEntry> {
-        let highest = SegmentNo(self.next - 1);
-        let mut entries = Vec::new();
-        for (created, sealed) in self.segments.values() {
-            entries.push(ManifestEntry::Created(*created));
-            entries.extend(sealed.map(ManifestEntry::Sealed));
-        }
-        if self.next > 1 && !self.segments.contains_key(&highest) {
-            let created = SegmentCreated {
-                number: highest,
-                salt: crate::types::Salt([0; 16]),
-                resync: None,
-                first: Some(Seq::FIRST),
-            };
-            entries.extend([ManifestEntry::Created(created), ManifestEntry::Dropped(highest)]);
-        }
-        entries.extend(self.last_stop);
-        entries
     }
 }
 
@@ -452,52 +393,4 @@ fn advance_base(log: &mut Log, resync: ResyncId, head: BaseHead, durable: bool) 
     if durable {
         base.durable = base.head;
     }
-}
-
-fn resync_of(header: &SegmentHeader) -> Option<ResyncId> {
-    match header.kind {
-        SegmentKind::Live { .. } => None,
-        SegmentKind::Base { resync } => Some(resync),
-    }
-}
-
-/// The header as it must have been, from the manifest and the first frame.
-fn header_from_frame(file: &dyn File, created: &SegmentCreated, group: GroupId) -> Result<Option<SegmentHeader>> {
-    let kind = match (created.resync, created.first) {
-        (Some(resync), _) => SegmentKind::Base { resync },
-        (None, Some(first)) => SegmentKind::Live { first },
-        (None, None) => return Ok(None),
-    };
-    let mut bytes = [0; FRAME_HEADER_BYTES];
-    if file.read_at((SEGMENT_HEADER_BYTES + ENVELOPE_BYTES) as u64, &mut bytes)? < bytes.len() {
-        return Ok(None);
-    }
-    let first = FrameHeader::decode(&bytes).ok().filter(|first| first.group == group);
-    Ok(first.map(|first| SegmentHeader {
-        group,
-        epoch: first.epoch,
-        salt: created.salt,
-        number: created.number,
-        kind,
-        chain_in: first.prev,
-        first_frame: first.number,
-        created: first.wall,
-    }))
-}
-
-fn read_header(file: &dyn File) -> Result<SegmentHeader> {
-    let mut bytes = [0; SEGMENT_HEADER_BYTES];
-    file.read_exact_at(0, &mut bytes)?;
-    SegmentHeader::decode(&bytes).map_err(|why| match SegmentHeader::is_intact(&bytes) {
-        true => Error::unsupported(why.0),
-        false => Error::from(why),
-    })
-}
-
-fn matches(header: &SegmentHeader, created: &SegmentCreated, group: GroupId) -> bool {
-    let kind = match header.kind {
-        SegmentKind::Live { first } => created.first == Some(first),
-        SegmentKind::Base { resync } => created.resync == Some(resync),
-    };
-    kind && header.group == group && header.number == created.number && header.salt == created.salt
 }
