@@ -57,7 +57,7 @@ impl Process {
     /// SIGTERM, which must be a clean stop.
     #[track_caller]
     pub(crate) fn stop(mut self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        kill_process(self.pid(), Signal::TERM).unwrap();
         let Self { child, log, .. } = &mut self;
         let exit = wait_for("stopped", || child.try_wait().unwrap(), || last_words(log));
         assert_eq!(exit.code(), Some(0), "{}", self.last_words());
@@ -74,6 +74,10 @@ impl Process {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
     }
 
     pub(crate) fn last_words(&self) -> String {
