@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use journal::disk::{Disk, read_file, replace_file};
 use journal::types::GroupId;
+use tokio::sync::watch;
 
 pub(crate) use contents::Contents;
 pub use contents::{Agent, GroupEntry, Invited};
@@ -26,13 +27,14 @@ const CATALOG_FILE: &str = "catalog.json";
 pub struct Catalog {
     dir: StoreDir,
     contents: Mutex<Contents>,
+    changes: watch::Sender<()>,
 }
 
 impl Catalog {
     /// Reads it; a new store has an empty one.
     pub fn open(dir: StoreDir) -> Result<Self> {
         let contents = read(dir.disk()).map_err(|error| error.context(dir.path().join(CATALOG_FILE).display()))?;
-        Ok(Self { dir, contents: Mutex::new(contents) })
+        Ok(Self { dir, contents: Mutex::new(contents), changes: watch::Sender::new(()) })
     }
 
     /// The store it stands in.
@@ -53,6 +55,11 @@ impl Catalog {
     /// The agent with this key.
     pub fn agent(&self, pin: [u8; 32]) -> Option<Name> {
         self.locked().agents.iter().find(|agent| agent.pin == pin).map(|agent| agent.name.clone())
+    }
+
+    /// Every change from now on: what was allowed may not be any more.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// All groups, by name.
@@ -95,6 +102,8 @@ impl Catalog {
         if next != *contents {
             replace_file(self.dir.disk(), CATALOG_FILE, &next.encode())?;
             *contents = next;
+            drop(contents);
+            self.changes.send_replace(());
         }
         Ok(result)
     }

@@ -61,6 +61,7 @@ pub(super) async fn serve(
 }
 
 async fn claim(session: &Session, id: GroupId, name: String) -> Result<Group, End> {
+    session.check_enrolled()?;
     let (groups, agent) = (Arc::clone(&session.groups), session.agent.clone());
     // A panic there was reported there.
     let claimed = tokio::task::spawn_blocking(move || groups.claim(&agent, id, &name)).await.map_err(|_| End::Gone)?;

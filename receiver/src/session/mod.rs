@@ -24,7 +24,7 @@ use journal::error::{Error, ErrorKind};
 use journal::frame::Frame;
 use journal::log;
 use journal::types::{GroupId, SessionId};
-use journal::wire::{self, Message, Refusal, RefusalCode};
+use journal::wire::{self, Message, Pin, Refusal, RefusalCode};
 
 pub use quic::Sessions;
 
@@ -36,12 +36,22 @@ use crate::group::{Groups, Ingest};
 struct Session {
     id: SessionId,
     agent: Name,
+    /// The key that it showed.
+    pin: Pin,
     groups: Arc<Groups>,
     /// Groups that this session has opened.
     open: Mutex<HashMap<GroupId, Ingest>>,
 }
 
 impl Session {
+    /// Whether its key is still the one of its agent: enrolling an agent anew ends what the old key has open.
+    fn check_enrolled(&self) -> Result<(), Refusal> {
+        match self.groups.catalog().agent(self.pin.0) {
+            Some(agent) if agent == self.agent => Ok(()),
+            _ => Err(Refusal::new(RefusalCode::NotEnrolled, "this agent was enrolled anew, with another key")),
+        }
+    }
+
     fn opened(&self, group: GroupId, ingest: Ingest) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(group, ingest);
     }

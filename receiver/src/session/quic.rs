@@ -104,7 +104,8 @@ impl Sessions {
         }
         self.supersede(pin, id, &connection);
         info!(%agent, session = id.0, remote = %connection.remote_address(), "session");
-        let session = Session { id, agent: agent.clone(), groups: Arc::clone(&self.groups), open: Mutex::default() };
+        let groups = Arc::clone(&self.groups);
+        let session = Session { id, agent: agent.clone(), pin, groups, open: Mutex::default() };
         let why = streams(Arc::new(session), &connection, &mut control).await;
         self.forget(pin, id);
         info!(%agent, session = id.0, %why, "session ended");
@@ -145,8 +146,14 @@ impl Sessions {
 /// Serves the streams of a session until the connection ends; says why it did.
 async fn streams(session: Arc<Session>, connection: &Connection, control: &mut MessageReader) -> String {
     let mut streams = JoinSet::new();
+    // Each change from here on is seen; what changed before is looked at first.
+    let mut changes = session.groups.catalog().changes();
+    changes.mark_changed();
     loop {
         tokio::select! {
+            Ok(()) = changes.changed() => if let Err(refusal) = session.check_enrolled() {
+                return why(connection, End::Refused(refusal));
+            },
             accepted = connection.accept_bi() => match accepted {
                 Ok(pair) => {
                     let session = Arc::clone(&session);

@@ -327,6 +327,28 @@ async fn a_newer_session_supersedes_the_older_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn enrolling_an_agent_anew_ends_what_its_old_key_has_open() {
+    let receiver = Receiver::start();
+    let (old, other) = (receiver.enrol("web", SECRET), receiver.enrol("mail", [6; 16]));
+    let chain = frames(1);
+    let (session, beside) = (receiver.session(&old).await, receiver.session(&other).await);
+    let (mut stream, _) = session.open().await;
+    stream.frame(&chain[0]).await;
+    stream.durable(&chain[0]).await;
+    let new = receiver.enrol("web", [7; 16]);
+    assert_eq!(session.refused().await, RefusalCode::NotEnrolled, "without a word of its own");
+    let turned_away = link::connection_error(receiver.connect(&old, Purpose::Session).await.closed().await);
+    assert_eq!(refusal_of(&turned_away).map(|refusal| refusal.code), Some(RefusalCode::NotEnrolled));
+    // Whoever has the new key goes on, and nobody else has noticed.
+    let session = receiver.session(&new).await;
+    let (mut stream, head) = session.open().await;
+    assert_eq!(head.map(|head| head.chain), Some(chain[0].head()));
+    stream.frame(&chain[1]).await;
+    stream.durable(&chain[1]).await;
+    assert!(matches!(beside.open_group(GroupId([3; 16]), "own").await.1, Ok(Message::Opened(None))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_group_belongs_to_its_agent() {
     let receiver = Receiver::start();
     let (owner, other) = (receiver.enrol("web", SECRET), receiver.enrol("mail", [6; 16]));
