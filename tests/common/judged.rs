@@ -69,9 +69,15 @@ pub(crate) fn assert_legal(cluster: &Cluster, instant: u64, history: impl FnOnce
 /// The newest point, which must be a state of the volume with all that was acknowledged up to `floor`.
 #[track_caller]
 pub(crate) fn assert_latest(cluster: &Cluster, floor: u64, history: impl FnOnce() -> History) {
-    let image = cluster.image("latest");
+    assert_holds(cluster, "latest", floor, history);
+}
+
+/// This point, which must be a state of the volume with all that was acknowledged up to `floor`.
+#[track_caller]
+pub(crate) fn assert_holds(cluster: &Cluster, at: &str, floor: u64, history: impl FnOnce() -> History) {
+    let image = cluster.image(at);
     let crash = history().judge_crash(Some(Micros(floor)), &mut reader(&image)).unwrap();
-    assert!(crash.verdict.is_legal(), "latest is wrong: {}\n{}", crash.verdict, cluster.words());
+    assert!(crash.verdict.is_legal(), "{at} is wrong: {}\n{}", crash.verdict, cluster.words());
 }
 
 /// The newest point, some instants of the whole history, and all gaps; how many instants were legal ones.

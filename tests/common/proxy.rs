@@ -106,8 +106,9 @@ impl Proxy {
         self.address
     }
 
-    pub(crate) fn set(&self, way: Way, weather: Weather) {
-        self.shared.state().weather[way as usize] = weather;
+    /// One way.
+    pub(crate) fn change_one(&self, way: Way, change: impl FnOnce(&mut Weather)) {
+        change(&mut self.shared.state().weather[way as usize]);
     }
 
     /// Both ways.
