@@ -8,16 +8,15 @@ mod filesystems {
     pub(crate) mod database;
     pub(crate) mod disk;
     pub(crate) mod files;
-    pub(crate) mod tools;
 }
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use common::tools::{missing, status};
 use filesystems::database::{self, Database, Transaction};
 use filesystems::disk::Disk;
 use filesystems::files;
-use filesystems::tools::{missing, status};
 use oracle::{Micros, Rng};
 
 /// How long there is something to do on the file system.

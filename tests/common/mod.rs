@@ -8,6 +8,7 @@ pub(crate) mod http;
 pub(crate) mod judged;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod tools;
 pub(crate) mod watch;
 
 use std::time::{Duration, Instant};

@@ -57,10 +57,16 @@ impl Process {
     /// SIGTERM, which must be a clean stop.
     #[track_caller]
     pub(crate) fn stop(mut self) {
+        assert_eq!(self.terminate(), 0, "{}", self.last_words());
+    }
+
+    /// SIGTERM; its exit status.
+    #[track_caller]
+    pub(crate) fn terminate(&mut self) -> i32 {
         kill_process(self.pid(), Signal::TERM).unwrap();
-        let Self { child, log, .. } = &mut self;
+        let Self { child, log, .. } = self;
         let exit = wait_for("stopped", || child.try_wait().unwrap(), || last_words(log));
-        assert_eq!(exit.code(), Some(0), "{}", self.last_words());
+        exit.code().unwrap_or(-1)
     }
 
     #[track_caller]

@@ -1,63 +1,10 @@
 //! Block devices: what is mounted, held, or stands on the source itself.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use crate::common::cluster::{Cluster, random};
-use crate::common::skip;
-
-/// Ends what it began when it is dropped.
-pub(crate) struct Loop {
-    pub(crate) device: PathBuf,
-}
-
-/// A file system that is mounted, until dropped.
-pub(crate) struct Mounted {
-    pub(crate) dir: PathBuf,
-}
-
-#[track_caller]
-fn run(words: &[&str]) -> Option<String> {
-    let output = Command::new(words[0]).args(&words[1..]).output().ok()?;
-    output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim().to_owned())
-}
-
-impl Loop {
-    /// A loop device on a file; none without root.
-    pub(crate) fn on(file: &Path) -> Option<Self> {
-        let device = run(&["losetup", "--find", "--show", file.to_str()?]);
-        if device.is_none() {
-            skip("no loop device can be attached");
-        }
-        Some(Self { device: device?.into() })
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        _ = run(&["losetup", "--detach", self.device.to_str().unwrap()]);
-    }
-}
-
-impl Mounted {
-    /// A new ext4 of a device.
-    pub(crate) fn ext4(device: &Path, dir: &Path) -> Self {
-        fs::create_dir_all(dir).unwrap();
-        let (device, dir) = (device.to_str().unwrap(), dir.to_str().unwrap());
-        run(&["mkfs.ext4", "-q", "-F", device]).expect("mkfs.ext4");
-        run(&["mount", device, dir]).expect("mount");
-        Self { dir: dir.into() }
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let dir = self.dir.to_str().unwrap();
-        // A test that fails leaves processes on it, which go after it.
-        _ = run(&["umount", dir]).or_else(|| run(&["umount", "--lazy", dir]));
-    }
-}
+use crate::common::tools::{Loop, Mounted};
 
 const SIZE: usize = 16 << 20;
 
@@ -100,7 +47,7 @@ fn a_source_that_is_mounted_or_held_is_refused() {
     cluster.start_receiver();
     cluster.join();
     let Some(disk) = Loop::on(&file) else { return };
-    let mounted = Mounted::ext4(&disk.device, &cluster.path("mnt"));
+    let mounted = Mounted::ext4(&disk.device, cluster.path("mnt"));
     cluster.source = disk.device.clone();
     cluster.agent_fails().refused(11, "mounted");
     cluster.source = file.clone();
@@ -127,7 +74,7 @@ fn what_is_written_by_protecting_must_not_stand_on_the_source() {
     let file = cluster.path("disk.img");
     blank(&file, 64 << 20);
     let Some(disk) = Loop::on(&file) else { return };
-    let mounted = Mounted::ext4(&disk.device, &cluster.path("mnt"));
+    let mounted = Mounted::ext4(&disk.device, cluster.path("mnt"));
     // The store and the agent's state are on a file system that is on the source.
     cluster.store = mounted.dir.join("store");
     cluster.state = mounted.dir.join("state");
@@ -156,7 +103,7 @@ fn an_image_goes_to_a_device_that_is_free_and_large_enough() {
     let (Some(large), Some(small)) = (Loop::on(&large), Loop::on(&small)) else { return };
     cluster.restore("latest", &large.device, &[]).refused(15, "exists");
     cluster.restore("latest", &small.device, &["--force"]).refused(17, "are needed");
-    let mounted = Mounted::ext4(&large.device, &cluster.path("mnt"));
+    let mounted = Mounted::ext4(&large.device, cluster.path("mnt"));
     cluster.restore("latest", &large.device, &["--force"]).refused(11, "in use");
     drop(mounted);
     cluster.restore("latest", &large.device, &["--force"]).document();

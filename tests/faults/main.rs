@@ -8,8 +8,11 @@ mod common;
 
 mod damage;
 mod device;
+mod errors;
+mod failing;
 mod pairs;
 mod source;
+mod source_errors;
 mod space;
 mod times;
 mod trust;

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::cluster::{Cluster, at, random};
+use crate::common::tools::{Loop, Mounted};
 use crate::common::wait_for;
-use crate::device::{Loop, Mounted, blank};
+use crate::device::blank;
 
 const SIZE: usize = 16 << 20;
 const BLOCK: usize = 1 << 20;
@@ -34,7 +35,7 @@ fn a_receiver_without_room_keeps_what_it_has_and_goes_on_later() {
     let mut cluster = Cluster::new();
     blank(&cluster.path("disk.img"), 128 << 20);
     let Some(disk) = Loop::on(&cluster.path("disk.img")) else { return };
-    let mounted = Mounted::ext4(&disk.device, &cluster.path("mnt"));
+    let mounted = Mounted::ext4(&disk.device, cluster.path("mnt"));
     let ballast = ballast(&mounted.dir, 48 << 20);
     cluster.store = mounted.dir.join("store");
     fs::write(&cluster.source, random(1, SIZE)).unwrap();
@@ -114,7 +115,7 @@ fn a_full_disk_under_the_spool_ends_capture_with_a_gap() {
     let mut cluster = Cluster::new();
     blank(&cluster.path("disk.img"), 64 << 20);
     let Some(disk) = Loop::on(&cluster.path("disk.img")) else { return };
-    let mounted = Mounted::ext4(&disk.device, &cluster.path("mnt"));
+    let mounted = Mounted::ext4(&disk.device, cluster.path("mnt"));
     _ = ballast(&mounted.dir, 16 << 20);
     cluster.state = mounted.dir.join("state");
     fs::write(&cluster.source, random(1, SIZE)).unwrap();

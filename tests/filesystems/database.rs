@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use oracle::Micros;
 
-use super::tools::status;
+use crate::common::tools::status;
 
 /// The file's name.
 pub(crate) const NAME: &str = "counter.db";

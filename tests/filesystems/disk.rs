@@ -3,9 +3,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::tools::{Fuse, Loop, Mounted, run};
 use crate::common::cluster::{Cluster, at};
 use crate::common::judged::is_in_gap;
+use crate::common::tools::{Fuse, Loop, Mounted, run};
 
 const VOLUME_BYTES: u64 = 96 << 20;
 
@@ -26,9 +26,9 @@ impl Disk {
         cluster.settle();
         let uri = format!("nbd+unix:///?socket={}", cluster.path("tap.sock").display());
         let fuse = Fuse::mount(&uri, &cluster.path("fuse"), &cluster.path("fuse.pid"));
-        let device = Loop::on(&fuse.file);
-        run(&["mkfs.ext4", "-q", &device.device]);
-        let mounted = Mounted::new(device.device.as_ref(), cluster.path("mounted"), "commit=1");
+        let device = Loop::on(&fuse.file).expect("a loop device");
+        run(&["mkfs.ext4", "-q", device.device.to_str().unwrap()]);
+        let mounted = Mounted::new(&device.device, cluster.path("mounted"), "commit=1");
         Self { mounted: Some(mounted), device: Some(device), fuse: Some(fuse), cluster }
     }
 

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
-use crate::common::{skip, wait_for};
+use super::{skip, wait_for};
 
 /// Whether these tests cannot run here, which is then said.
 pub(crate) fn missing(more: &[&str]) -> bool {
@@ -74,18 +74,24 @@ impl Drop for Fuse {
 
 /// A block device of which a file is the content.
 pub(crate) struct Loop {
-    pub(crate) device: String,
+    pub(crate) device: PathBuf,
 }
 
 impl Loop {
-    pub(crate) fn on(file: &Path) -> Self {
-        Self { device: run(&["losetup", "--find", "--show", file.to_str().unwrap()]) }
+    /// On a file or a device; none without root.
+    pub(crate) fn on(file: &Path) -> Option<Self> {
+        let (exit, device) = status(&["losetup", "--find", "--show", file.to_str().unwrap()]);
+        if exit != 0 {
+            skip(&format!("no loop device can be attached: {device}"));
+            return None;
+        }
+        Some(Self { device: device.into() })
     }
 }
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        _ = status(&["losetup", "--detach", &self.device]);
+        _ = status(&["losetup", "--detach", self.device.to_str().unwrap()]);
     }
 }
 
@@ -95,6 +101,13 @@ pub(crate) struct Mounted {
 }
 
 impl Mounted {
+    /// A new ext4 of a device.
+    #[track_caller]
+    pub(crate) fn ext4(device: &Path, dir: PathBuf) -> Self {
+        run(&["mkfs.ext4", "-q", "-F", device.to_str().unwrap()]);
+        Self::new(device, dir, "defaults")
+    }
+
     /// Of a device, or with `loop` among the options of a file.
     #[track_caller]
     pub(crate) fn new(what: &Path, dir: PathBuf, options: &str) -> Self {
