@@ -60,7 +60,8 @@ pub async fn join(state_dir: &Path, invitation: &str) -> Result<Joined> {
         JoinOutcome::Expired => return refused("the invitation has expired"),
         JoinOutcome::Used => return refused("the invitation was used by another machine"),
         JoinOutcome::Version => {
-            return Err(Error::unsupported("the receiver speaks another version: update one of the two"));
+            // Ours is the first version that there is.
+            return Err(Error::unsupported("the receiver speaks a newer version: update this agent"));
         }
         JoinOutcome::Internal => return Err(Error::unavailable("the receiver failed: try again")),
     };

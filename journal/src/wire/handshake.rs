@@ -72,15 +72,23 @@ impl Hello {
         let theirs = &self.offer;
         let version = theirs.version_max.min(ours.version_max);
         if version < theirs.version_min.max(ours.version_min) {
+            let older = if theirs.version_max < ours.version_min { "agent" } else { "receiver" };
             let text = format!(
-                "versions {} to {} are spoken here, {} to {} there",
-                ours.version_min, ours.version_max, theirs.version_min, theirs.version_max
+                "the agent speaks versions {} to {}, the receiver {} to {}: update the {older}",
+                theirs.version_min, theirs.version_max, ours.version_min, ours.version_max
             );
             return Err(Refusal::new(RefusalCode::Version, text));
         }
-        let missing = (theirs.required & !ours.features()) | (ours.required & !theirs.features());
-        if missing != 0 {
-            return Err(Refusal::new(RefusalCode::Feature, format!("features {missing:#x} are not known to both")));
+        for (asks, missing, older) in [
+            ("agent", theirs.required & !ours.features(), "receiver"),
+            ("receiver", ours.required & !theirs.features(), "agent"),
+        ] {
+            if missing != 0 {
+                let text = format!(
+                    "the {asks} requires features {missing:#x}, which the {older} does not know: update the {older}"
+                );
+                return Err(Refusal::new(RefusalCode::Feature, text));
+            }
         }
         Ok(Agreed { version, features: theirs.features() & ours.features() })
     }
