@@ -10,7 +10,10 @@
 mod common;
 
 mod cuts;
+mod mtu;
+mod restarts;
 mod story;
+mod versions;
 mod weather;
 
 /// By how much everything is to take longer than in everyday runs.
