@@ -15,16 +15,17 @@ const UNSAFE: [&str; 5] = [
 ];
 
 /// A crate, and the crates of ours that it may name.
-const IMPORTS: [(&str, &[&str]); 7] = [
+const IMPORTS: [(&str, &[&str]); 8] = [
     ("journal", &[]),
-    ("nbd", &[]),
+    ("local", &[]),
+    ("nbd", &["local"]),
     ("benches/oracle", &[]),
     ("link", &["journal"]),
-    ("agent", &["journal", "link", "nbd"]),
-    ("receiver", &["journal", "link", "nbd"]),
+    ("agent", &["journal", "link", "local", "nbd"]),
+    ("receiver", &["journal", "link", "local", "nbd"]),
     ("src", &["journal", "link", "agent", "receiver", "oracle"]),
 ];
-const OURS: [&str; 6] = ["journal", "nbd", "link", "agent", "receiver", "oracle"];
+const OURS: [&str; 7] = ["journal", "local", "nbd", "link", "agent", "receiver", "oracle"];
 
 /// Inside the journal: a module, and the modules it may name. `types`, `error` and `limits` are everyone's.
 const JOURNAL: [(&str, &[&str]); 8] = [

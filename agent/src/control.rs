@@ -1,8 +1,7 @@
 //! Answers on the agent's socket: HTTP and JSON, one handler a verb.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
@@ -13,9 +12,10 @@ use axum::{Json, Router};
 use jiff::Timestamp;
 use journal::types::{Seq, WallTime};
 use journal::wire::{AgentState, Pin};
+use local::{ListenError, SocketFile};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -30,7 +30,7 @@ const BEHIND: f64 = 1.0;
 /// The listening socket. Stopped, its file is gone.
 #[derive(Debug)]
 pub(crate) struct Control {
-    path: PathBuf,
+    file: SocketFile,
     stop: oneshot::Sender<()>,
     task: JoinHandle<io::Result<()>>,
 }
@@ -55,34 +55,32 @@ struct MarkRequest {
 
 impl Control {
     /// Listens on `path`. The file of an agent that was killed is replaced; one that is answered on is another's.
-    pub(crate) async fn start(path: &Path, receiver: Pin, groups: Vec<Arc<Group>>) -> Result<Self> {
-        let at = |error: io::Error| Error::from(error).with_path(path);
-        if UnixStream::connect(path).await.is_ok() {
-            return Err(Error::locked("another agent answers there").with_path(path));
-        }
-        if std::fs::symlink_metadata(path).is_ok_and(|found| !found.file_type().is_socket()) {
-            return Err(Error::invalid("this is there, and no socket").with_path(path));
-        }
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(error)),
-            _ => {}
-        }
-        let listener = UnixListener::bind(path).map_err(at)?;
-        std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).map_err(at)?;
+    pub(crate) fn start(path: &Path, receiver: Pin, groups: Vec<Arc<Group>>) -> Result<Self> {
+        let (listener, file) = local::listen(path).map_err(cannot_listen)?;
+        let listener = UnixListener::from_std(listener)?;
         let routes = Router::new().route("/v1/status", get(status)).route("/v1/mark", post(mark));
         let routes = routes.with_state(Answers { groups, receiver });
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = axum::serve(listener, routes).with_graceful_shutdown(async { drop(stopped.await) });
-        Ok(Self { path: path.to_owned(), stop, task: tokio::spawn(async { serving.await }) })
+        Ok(Self { file, stop, task: tokio::spawn(async { serving.await }) })
     }
 
     /// Answers nobody any more.
     pub(crate) async fn stop(self) {
+        // While somebody answers: who finds it dead may replace it.
+        drop(self.file);
         // A client that keeps its connection open is not waited for.
         drop(self.stop);
         self.task.abort();
         let _ = self.task.await;
-        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn cannot_listen(error: ListenError) -> Error {
+    match error {
+        ListenError::InUse(path) => Error::locked("another process answers there").with_path(path),
+        ListenError::NotASocket(path) => Error::invalid("this is there, and no socket").with_path(path),
+        ListenError::Io { path, source } => Error::from(source).context("cannot listen there").with_path(path),
     }
 }
 

@@ -94,7 +94,7 @@ pub async fn protect(
     .await?;
     let socket = options.socket.clone().unwrap_or_else(|| options.state_dir.join("agent.sock"));
     let opened = match serve(&options, &groups) {
-        Ok(served) => Control::start(&socket, peer.pin, groups.clone()).await.map(|control| (served, control)),
+        Ok(served) => Control::start(&socket, peer.pin, groups.clone()).map(|control| (served, control)),
         Err(error) => Err(error),
     };
     let ((taps, volumes), control) = match opened {

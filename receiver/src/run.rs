@@ -61,7 +61,7 @@ pub async fn serve(
     let (groups, identity) = open(dir, images).await?;
     let id = ReceiverId(identity.pin());
     let path = control_socket.unwrap_or_else(|| groups.catalog().dir().path().join("control.sock"));
-    let (listener, socket) = socket::bind(&path).await?;
+    let (listener, socket) = socket::bind(&path)?;
     let endpoint = link::server_endpoint(&identity, listen)?;
     let listen = endpoint.local_addr()?;
     let (stop_control, stopped) = oneshot::channel::<()>();
@@ -80,8 +80,9 @@ pub async fn serve(
     end_sessions(&endpoint, accept).await;
     // Its receiver is gone only if the API has ended by itself.
     let _ = stop_control.send(());
-    end("the control socket", control).await;
+    // While somebody answers: who finds it dead may replace it.
     drop(socket);
+    end("the control socket", control).await;
     groups.stop().await;
     Ok(())
 }

@@ -21,7 +21,7 @@ struct Api {
     group: Group,
     session: Attachment,
     frames: Frames,
-    _socket: socket::SocketFile,
+    _socket: local::SocketFile,
 }
 
 impl Api {
@@ -33,7 +33,7 @@ impl Api {
         let session = group.attach(groups.next_session()).await.unwrap();
         let listen = "127.0.0.1:7440".parse().unwrap();
         let app = App { groups: Arc::clone(&groups), id: ReceiverId(Pin([2; 32])), listen };
-        let (listener, socket) = socket::bind(&dir.path().join("control.sock")).await.unwrap();
+        let (listener, socket) = socket::bind(&dir.path().join("control.sock")).unwrap();
         tokio::spawn(async { axum::serve(listener, router(app)).await });
         let mut api = Self { dir, groups, group, session, frames: Frames::new(), _socket: socket };
         let first = api.frames.begin(&[4096]);
