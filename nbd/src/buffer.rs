@@ -28,6 +28,11 @@ impl Buffer {
         *self = grown;
     }
 
+    /// In bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
     pub(crate) fn as_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.start..self.start + self.length]
     }

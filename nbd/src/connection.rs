@@ -13,6 +13,7 @@ use crate::gate::Gate;
 use crate::handshake::{self, Advert, CLIENT_FLAGS_BYTES, Negotiation, OPTION_HEADER_BYTES, Step};
 use crate::limits::{DRAIN_BYTES_MAX, HANDSHAKE_PATIENCE, OPTION_BYTES_MAX, OPTIONS_MAX};
 use crate::limits::{WORKER_BYTES_MAX, WORKER_BYTES_MIN};
+use crate::pool::{Lent, Pool};
 use crate::reader::{Arrival, Reader};
 use crate::reply;
 use crate::request::{Operation, Request, Session};
@@ -80,14 +81,20 @@ pub(crate) struct Connection<'a> {
     stopping: &'a AtomicBool,
     gate: Gate<Reader>,
     sending: Mutex<()>,
-    /// For the one request in progress that is too large for a worker's own buffer.
-    large: Mutex<Buffer>,
+    /// For requests that are too large for a worker's own buffer.
+    large: &'a Pool,
     /// The last request took long, so that the next should not wait for one.
     slow: AtomicBool,
 }
 
 impl<'a> Connection<'a> {
-    pub(crate) fn new(socket: &'a Socket, export: &'a dyn Export, session: Session, stopping: &'a AtomicBool) -> Self {
+    pub(crate) fn new(
+        socket: &'a Socket,
+        export: &'a dyn Export,
+        session: Session,
+        stopping: &'a AtomicBool,
+        large: &'a Pool,
+    ) -> Self {
         Self {
             socket,
             export,
@@ -95,7 +102,7 @@ impl<'a> Connection<'a> {
             stopping,
             gate: Gate::new(Reader::new()),
             sending: Mutex::new(()),
-            large: Mutex::new(Buffer::empty()),
+            large,
             slow: AtomicBool::new(false),
         }
     }
@@ -122,11 +129,10 @@ impl<'a> Connection<'a> {
                 return;
             }
             let size = checked.map_or(0, |operation| operation.buffer_bytes()) as usize;
-            let mut large =
-                (size > WORKER_BYTES_MAX).then(|| self.large.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut large = (size > WORKER_BYTES_MAX).then(|| self.large.take(size));
             let received = match (&checked, &mut large) {
                 (Ok(_), None) => reader.payload(self.socket, &arrival, &mut own),
-                (Ok(_), Some(large)) => reader.payload_elsewhere(self.socket, &arrival, &mut own, large),
+                (Ok(_), Some(large)) => self.large_payload(&mut reader, &arrival, &mut own, large),
                 (Err(_), _) => self.refuse_payload(&mut reader, &arrival, &mut own),
             };
             if received.is_err() {
@@ -147,9 +153,14 @@ impl<'a> Connection<'a> {
                 }
                 continue;
             }
-            let buffer = large.as_deref_mut().unwrap_or(&mut own);
-            buffer.reserve(size, 0); // a payload has made it long enough already
-            if self.answer(&arrival, checked, &mut buffer.as_mut()[..size], &mut head).is_err() {
+            let answered = match &mut large {
+                Some(large) => self.answer_large(&arrival, checked, large, size, &mut head),
+                None => {
+                    own.reserve(size, 0); // a payload has made it long enough already
+                    self.answer(&arrival, checked, &mut own.as_mut()[..size], &mut head)
+                }
+            };
+            if answered.is_err() {
                 return;
             }
         }
@@ -190,6 +201,18 @@ impl<'a> Connection<'a> {
         reader.drain(self.socket, arrival, own)
     }
 
+    fn large_payload(
+        &self,
+        reader: &mut Reader,
+        arrival: &Arrival,
+        own: &mut Buffer,
+        large: &mut Lent<'_>,
+    ) -> io::Result<()> {
+        let since = Instant::now();
+        let (bytes, keeper) = large.parts();
+        reader.payload_elsewhere(self.socket, arrival, own, bytes, &|| keeper.may_be_kept(since))
+    }
+
     /// Whether performing it takes so long that waking another worker costs nothing beside it.
     fn is_long(&self, checked: &Result<Operation, ErrorCode>) -> bool {
         match checked {
@@ -216,6 +239,36 @@ impl<'a> Connection<'a> {
         buffer: &mut [u8],
         head: &mut Vec<u8>,
     ) -> io::Result<()> {
+        let has_data = self.replied(arrival, checked, buffer, head);
+        let _sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        self.socket.send(head, if has_data { buffer } else { &[] })
+    }
+
+    /// The same for one whose buffer others may wait for.
+    fn answer_large(
+        &self,
+        arrival: &Arrival,
+        checked: Result<Operation, ErrorCode>,
+        large: &mut Lent<'_>,
+        size: usize,
+        head: &mut Vec<u8>,
+    ) -> io::Result<()> {
+        let (bytes, keeper) = large.parts();
+        let buffer = &mut bytes[..size];
+        let has_data = self.replied(arrival, checked, buffer, head);
+        let since = Instant::now();
+        let _sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
+        self.socket.send_while(head, if has_data { buffer } else { &[] }, &|| keeper.may_be_kept(since))
+    }
+
+    /// Performs the request and builds the head of its reply; true if what is in `buffer` follows it.
+    fn replied(
+        &self,
+        arrival: &Arrival,
+        checked: Result<Operation, ErrorCode>,
+        buffer: &mut [u8],
+        head: &mut Vec<u8>,
+    ) -> bool {
         head.clear();
         let cookie = arrival.request.cookie;
         let started = Instant::now();
@@ -224,17 +277,11 @@ impl<'a> Connection<'a> {
         if self.slow.load(Ordering::Relaxed) != slow {
             self.slow.store(slow, Ordering::Relaxed);
         }
-        let data: &[u8] = match performed {
-            Ok(has_data) if has_data => buffer,
-            Ok(_) => &[],
-            Err(code) => {
-                head.clear();
-                reply::failure(head, self.session.structured, cookie, code);
-                &[]
-            }
-        };
-        let _sending = self.sending.lock().unwrap_or_else(PoisonError::into_inner);
-        self.socket.send(head, data)
+        performed.unwrap_or_else(|code| {
+            head.clear();
+            reply::failure(head, self.session.structured, cookie, code);
+            false
+        })
     }
 
     /// Leaves the head of the reply in `head`; true if what is in `buffer` follows it.

@@ -25,6 +25,7 @@ mod connection;
 mod export;
 mod gate;
 mod listen;
+mod pool;
 mod reader;
 mod server;
 mod socket;

@@ -23,7 +23,7 @@ pub const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(10);
 /// Extents in one reply to a block status request: 64 KiB on the wire.
 pub const EXTENTS_MAX: usize = 8192;
 
-/// Connections at a time: with the buffers below, what the server can be made to hold is bounded.
+/// Connections of a server at a time: with the buffers below, what it can be made to hold is bounded.
 pub const CONNECTIONS_MAX: usize = 32;
 /// Requests of one connection in progress at a time: past this, two cores only gain context switches.
 pub const WORKERS_MAX: usize = 8;
@@ -33,9 +33,13 @@ pub const BATCH_REQUESTS_MAX: usize = 16;
 /// What they may hold in the worker's buffer, in bytes: past this, a wait costs nothing beside the copies.
 pub const BATCH_BYTES_MAX: usize = 256 << 10;
 
-/// A worker's own buffer grows to this many bytes (`qemu-img convert` sends 2 MiB). The one larger request a connection
-/// may have in progress uses a buffer shared by its workers.
-pub const WORKER_BYTES_MAX: usize = 2 << 20;
+/// A worker's own buffer grows to this many bytes: with all connections and workers there are, 64 MiB of a server.
+pub const WORKER_BYTES_MAX: usize = 256 << 10;
+/// What larger requests may hold together, of all clients of all servers of the process, in bytes: two of the largest, or 32 of
+/// those that `qemu-img convert` sends.
+pub const LARGE_BYTES_MAX: usize = 64 << 20;
+/// How long the transfer of a larger request's payload may take while others wait for its memory: 32 MiB at 1 MB/s.
+pub const LARGE_PATIENCE: Duration = Duration::from_secs(30);
 /// What a worker's own buffer starts with, in bytes.
 pub const WORKER_BYTES_MIN: usize = 64 << 10;
 
@@ -43,4 +47,5 @@ pub const WORKER_BYTES_MIN: usize = 64 << 10;
 pub const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(10);
 
 const _: () = assert!(BATCH_BYTES_MAX <= WORKER_BYTES_MAX);
+const _: () = assert!(LARGE_BYTES_MAX >= PAYLOAD_BYTES_MAX as usize && PAYLOAD_BYTES_MAX.is_power_of_two());
 const _: () = assert!(WORKER_BYTES_MIN <= WORKER_BYTES_MAX && WORKER_BYTES_MAX < PAYLOAD_BYTES_MAX as usize);

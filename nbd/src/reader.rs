@@ -117,19 +117,19 @@ impl Reader {
         self.fill(socket, &mut buffer.as_mut()[arrival.landed..payload])
     }
 
-    /// Fills `elsewhere`, with what landed in `buffer` already at its beginning.
+    /// Fills `elsewhere`, with what landed in `buffer` already at its beginning, as long as `patient` says so.
     pub(crate) fn payload_elsewhere(
         &mut self,
         socket: &Socket,
         arrival: &Arrival,
         buffer: &mut Buffer,
-        elsewhere: &mut Buffer,
+        elsewhere: &mut [u8],
+        patient: &impl Fn() -> bool,
     ) -> io::Result<()> {
         let payload = length(arrival.request.payload_bytes());
-        elsewhere.reserve(payload, 0);
-        let (first, rest) = elsewhere.as_mut()[..payload].split_at_mut(arrival.landed);
+        let (first, rest) = elsewhere[..payload].split_at_mut(arrival.landed);
         first.copy_from_slice(&buffer.as_mut()[..arrival.landed]);
-        self.fill(socket, rest)
+        self.fill_with(rest, |slices| socket.receive_while(slices, patient))
     }
 
     /// Throws the payload away.
@@ -150,12 +150,20 @@ impl Reader {
     }
 
     fn fill(&mut self, socket: &Socket, into: &mut [u8]) -> io::Result<()> {
+        self.fill_with(into, |slices| socket.receive(slices))
+    }
+
+    fn fill_with(
+        &mut self,
+        into: &mut [u8],
+        mut receive: impl FnMut(&mut [IoSliceMut<'_>]) -> io::Result<usize>,
+    ) -> io::Result<()> {
         let mut have = self.take_carried(into);
         while have < into.len() {
             // Everything carried was taken, so there is room for what comes behind.
             let missing = into.len() - have;
             let slices = &mut [IoSliceMut::new(&mut into[have..]), IoSliceMut::new(&mut self.carry[..EXTRA_BYTES])];
-            let count = socket.receive(slices)?;
+            let count = receive(slices)?;
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

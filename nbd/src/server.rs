@@ -13,6 +13,7 @@ use crate::connection::{Connection, Exports, negotiate};
 use crate::export::Export;
 use crate::limits::{CONNECTIONS_MAX, NAME_BYTES_MAX, SHUTDOWN_PATIENCE};
 use crate::listen::{BindError, Listener, RemoteClients};
+use crate::pool::LARGE;
 use crate::socket::Socket;
 
 /// A server that has its address and serves nobody yet: clients that connect wait.
@@ -198,7 +199,7 @@ impl Client {
         let Ok(Some((export, session))) = negotiate(socket, &shared.exports) else { return };
         shared.attached.fetch_add(1, Ordering::Relaxed);
         let _attached = Attached(&shared.attached);
-        Connection::new(socket, export, session, &shared.stopping).serve();
+        Connection::new(socket, export, session, &shared.stopping, &LARGE).serve();
     }
 }
 

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionread};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
@@ -24,6 +25,42 @@ impl Socket {
         match self.receive_with(into, RecvFlags::DONTWAIT) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             outcome => outcome.map(Some),
+        }
+    }
+
+    /// Like `receive`, for as long as `patient` says so.
+    pub(crate) fn receive_while(&self, into: &mut [IoSliceMut<'_>], patient: &impl Fn() -> bool) -> io::Result<usize> {
+        loop {
+            match self.receive_now(into)? {
+                Some(count) if patient() => return Ok(count),
+                None if patient() => self.wait(PollFlags::IN)?,
+                _ => return Err(io::ErrorKind::TimedOut.into()),
+            }
+        }
+    }
+
+    /// Like `send`, for as long as `patient` says so.
+    pub(crate) fn send_while(&self, head: &[u8], data: &[u8], patient: &impl Fn() -> bool) -> io::Result<()> {
+        let mut left = &mut [IoSlice::new(head), IoSlice::new(data)][..];
+        while left.iter().any(|slice| !slice.is_empty()) {
+            if !patient() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            match sendmsg(&self.0, left, &mut SendAncillaryBuffer::default(), flags) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.wait(PollFlags::OUT)?,
+                outcome => IoSlice::advance_slices(&mut left, outcome?),
+            }
+        }
+        Ok(())
+    }
+
+    /// Until something can be done, or for a while.
+    fn wait(&self, what: PollFlags) -> io::Result<()> {
+        match poll(&mut [PollFd::new(&self.0, what)], Some(&A_WHILE)) {
+            Err(Errno::INTR) | Ok(_) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -86,5 +123,31 @@ impl Socket {
     /// Ends everything.
     pub(crate) fn close(&self) {
         let _ = shutdown(&self.0, Shutdown::Both);
+    }
+}
+
+/// After which it is asked whether there is patience left.
+const A_WHILE: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_peer_that_stalls_is_waited_for_only_so_long() {
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let (socket, asked) = (Socket(ours.into()), Cell::new(0));
+        let thrice = || {
+            asked.set(asked.get() + 1);
+            asked.get() < 3
+        };
+        let mut byte = [0];
+        let outcome = socket.receive_while(&mut [IoSliceMut::new(&mut byte)], &thrice);
+        assert_eq!((outcome.unwrap_err().kind(), asked.replace(0)), (io::ErrorKind::TimedOut, 3));
+        let outcome = socket.send_while(&[], &vec![0; 8 << 20], &thrice);
+        assert_eq!((outcome.unwrap_err().kind(), asked.get()), (io::ErrorKind::TimedOut, 3));
     }
 }
