@@ -21,6 +21,11 @@ pub struct FrameSpot {
     pub to: WallTime,
 }
 
+/// Times of the first and the last record of these frames.
+pub(crate) fn times(frames: &[FrameSpot]) -> (WallTime, WallTime) {
+    (frames.first().map_or(WallTime(0), |frame| frame.from), frames.last().map_or(WallTime(0), |frame| frame.to))
+}
+
 /// A record about the order itself, which opening a journal must find without reading all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {

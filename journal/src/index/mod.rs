@@ -7,6 +7,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use build::times;
 pub use build::{Builder, Event, FrameSpot};
 pub use entry::{Entry, Rank};
 pub use footer::Footer;

@@ -11,7 +11,7 @@ use crate::codec::{Body, ManifestEntry, SegmentCreated, SegmentHeader, SegmentKi
 use crate::disk::Open;
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::Frame;
-use crate::index::{Builder, Ending, Footer};
+use crate::index::{Builder, Ending, Footer, times};
 use crate::types::{ChainHead, Durable, FrameNo, ResyncId, Salt, SegmentNo, Seq, SessionId, WallTime};
 
 /// A chain of frames: where it stands, and where it is written.
@@ -301,8 +301,7 @@ impl Log {
     fn seal(&mut self, chain: Chain) -> Result<()> {
         let Some(writer) = self.writer(chain).take_if(|writer| writer.last.is_some()) else { return Ok(()) };
         let Some(last) = writer.last else { return Ok(()) };
-        let frames = &writer.index.frames;
-        let times = (frames.first().map_or(WallTime(0), |f| f.from), frames.last().map_or(WallTime(0), |f| f.to));
+        let times = times(&writer.index.frames);
         let (footer_at, end) = (writer.end, last.last_seq().map(|seq| seq.after(1)));
         let (head, last_frame) = (last.chain_head(), last.number);
         let ending = Ending { salt: writer.segment.header.salt, footer_at, end, head, last_frame };

@@ -5,10 +5,13 @@
 mod append;
 mod header;
 mod manifest;
+mod mend;
 mod named;
 mod open;
 mod read;
 mod recover;
+mod recovery;
+mod salvage;
 mod scan;
 mod segment;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::codec::{ManifestEntry, SegmentCreated, SegmentSealed};
+use crate::codec::{ManifestEntry, SegmentCreated, SegmentSealed, Stopped};
 use crate::types::{Salt, SegmentNo, Seq};
 
 /// What the manifest says there is.
@@ -12,7 +12,8 @@ pub(super) struct Named {
     pub(super) dropped: BTreeSet<SegmentNo>,
     /// Live head at the last clean stop.
     pub(super) stopped: Option<Seq>,
-    last_stop: Option<ManifestEntry>,
+    /// The same as an entry.
+    pub(super) last_stop: Option<Stopped>,
     pub(super) next: u64,
 }
 
@@ -37,11 +38,17 @@ impl Named {
                 }
                 ManifestEntry::Stopped(stopped) => {
                     named.stopped = stopped.seq;
-                    named.last_stop = Some(*entry);
+                    named.last_stop = Some(*stopped);
                 }
             }
         }
         named
+    }
+
+    /// Whether no later segment is of the same chain.
+    pub(super) fn is_last(&self, created: &SegmentCreated) -> bool {
+        let mut later = self.segments.range(SegmentNo(created.number.0 + 1)..);
+        !later.any(|(_, (other, _))| other.resync == created.resync)
     }
 
     /// The entries that still mean something. The highest number ever used stays known through a dropped one.
@@ -57,7 +64,7 @@ impl Named {
                 SegmentCreated { number: highest, salt: Salt([0; 16]), resync: None, first: Some(Seq::FIRST) };
             entries.extend([ManifestEntry::Created(created), ManifestEntry::Dropped(highest)]);
         }
-        entries.extend(self.last_stop);
+        entries.extend(self.last_stop.map(ManifestEntry::Stopped));
         entries
     }
 }

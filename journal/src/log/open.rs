@@ -1,23 +1,19 @@
 //! Opens a log: reads the manifest, checks each segment, recovers the ones that were being written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use super::header::{header_from_frame, matches, read_header, resync_of};
+use super::header::{header_from_frame, matches, read_header};
 use super::manifest::{Manifest, Opened};
 use super::named::Named;
-use super::recover::{Decision, Facts, Tail, decide};
+use super::recover::Tail;
+use super::salvage::salvage;
 use super::scan::scan;
-use super::segment::{Segment, SegmentState, Writer};
-use super::{Base, BaseHead, Entropy, Head, Live, Log};
-use crate::codec::{
-    ENVELOPE_BYTES, FrameHeader, ManifestEntry, SEGMENT_HEADER_BYTES, SegmentCreated, SegmentHeader, SegmentKind,
-    SegmentSealed,
-};
-use crate::disk::{Disk, File, Open};
-use crate::error::{Error, ErrorKind, Result};
-use crate::index::Builder;
-use crate::types::{Durable, FrameNo, GroupId, ResyncId, SegmentNo, Seq, WallTime};
+use super::{Entropy, Live, Log};
+use crate::codec::{ManifestEntry, SEGMENT_HEADER_BYTES, SegmentCreated, SegmentHeader, SegmentKind, SegmentSealed};
+use crate::disk::{Disk, Open};
+use crate::error::{ErrorKind, Result};
+use crate::types::{FrameNo, GroupId, ResyncId, SegmentNo, Seq};
 
 /// What a log is to be like.
 #[derive(Clone, Copy, Debug)]
@@ -61,20 +57,36 @@ impl Log {
     /// # Errors
     /// When the manifest cannot be read: then nothing is known.
     pub fn open(disk: Arc<dyn Disk>, options: LogOptions, entropy: Entropy) -> Result<(Self, Vec<Finding>)> {
-        let Opened { manifest, entries, cut } = Manifest::open(&*disk, options.group, entropy)?;
+        Self::open_named(disk, options, entropy).map(|(log, findings, _)| (log, findings))
+    }
+
+    /// The same, and what was found to be there.
+    pub(super) fn open_named(
+        disk: Arc<dyn Disk>,
+        options: LogOptions,
+        entropy: Entropy,
+    ) -> Result<(Self, Vec<Finding>, Named)> {
+        let Opened { manifest, entries, cut, damage } = Manifest::open(&*disk, options.group, entropy)?;
         let mut opening = Opening {
             disk,
             options,
             findings: Vec::new(),
             closed: None,
+            read_only: false,
             live_ends: false,
             lost_bases: BTreeMap::new(),
         };
         if cut {
             opening.report("manifest", "its last entry was torn and was cut", true);
         }
-        let named = Named::of(&entries);
-        opening.remove_strays(&named)?;
+        if let Some(what) = damage {
+            opening.names_are_lost("manifest", &what);
+        }
+        let mut named = Named::of(&entries);
+        opening.look_for_strays(&named)?;
+        if opening.read_only {
+            opening.findings.extend(salvage(&*opening.disk, options.group, &mut named)?);
+        }
         let mut log = Self {
             disk: opening.disk.clone(),
             options,
@@ -90,7 +102,10 @@ impl Log {
             last_footer: Mutex::default(),
         };
         for (created, sealed) in named.segments.values() {
-            opening.segment(&mut log, created, *sealed, named.stopped)?;
+            let is_last = named.is_last(created);
+            // Where a clean stop was is said of the last segment.
+            let stopped = named.stopped.filter(|_| is_last);
+            opening.segment(&mut log, (created, *sealed), (stopped, is_last))?;
         }
         log.closed = opening.closed;
         log.lost_bases = opening.lost_bases;
@@ -103,7 +118,7 @@ impl Log {
                 settled => settled?,
             }
         }
-        Ok((log, opening.findings))
+        Ok((log, opening.findings, named))
     }
 
     /// A killed process may have left names and its last entry in memory only: nothing new is promised on top of those.
@@ -123,22 +138,25 @@ impl Log {
     }
 }
 
-struct Opening {
+/// A log that is being opened.
+pub(super) struct Opening {
     disk: Arc<dyn Disk>,
-    options: LogOptions,
+    pub(super) options: LogOptions,
     findings: Vec<Finding>,
     closed: Option<String>,
+    /// Nothing may be changed: what there is, is known from the segments themselves.
+    pub(super) read_only: bool,
     /// A live segment is damaged or gone: the order ends there, whatever later segments hold.
     live_ends: bool,
     lost_bases: BTreeMap<ResyncId, Vec<SegmentNo>>,
 }
 
 impl Opening {
-    fn report(&mut self, place: impl Into<String>, what: impl Into<String>, mended: bool) {
+    pub(super) fn report(&mut self, place: impl Into<String>, what: impl Into<String>, mended: bool) {
         self.findings.push(Finding { place: place.into(), what: what.into(), mended });
     }
 
-    fn damage(&mut self, place: &str, resync: Option<ResyncId>, what: impl Into<String>) {
+    pub(super) fn damage(&mut self, place: &str, resync: Option<ResyncId>, what: impl Into<String>) {
         let what = what.into();
         match resync {
             None => {
@@ -151,25 +169,33 @@ impl Opening {
         self.report(place, what, false);
     }
 
+    /// The manifest is not what it was: nothing is written, cut or removed until it is mended.
+    fn names_are_lost(&mut self, place: &str, what: &str) {
+        self.read_only = true;
+        self.closed.get_or_insert_with(|| format!("{place}: {what}"));
+        self.report(place, what, false);
+    }
+
     /// Removes files of segments that were dropped, or created and never named. One that holds frames is kept: then it is the
     /// manifest that lost something.
-    fn remove_strays(&mut self, named: &Named) -> Result<()> {
-        let names: BTreeSet<String> = named.segments.keys().map(|number| number.file_name()).collect();
-        let dropped: BTreeSet<String> = named.dropped.iter().map(|number| number.file_name()).collect();
-        let mut removed = false;
+    fn look_for_strays(&mut self, named: &Named) -> Result<()> {
+        let mut empty = Vec::new();
         for name in self.disk.list()? {
-            if !name.ends_with(".seg") || names.contains(&name) {
+            let number = SegmentNo::of_file(&name);
+            if !name.ends_with(".seg") || number.is_some_and(|number| named.segments.contains_key(&number)) {
                 continue;
             }
-            if !dropped.contains(&name) && self.holds_frames(&name)? {
-                self.closed.get_or_insert_with(|| format!("{name}: frames that the manifest does not name"));
-                self.report(&name, "holds frames, but the manifest does not name it", false);
-                continue;
+            if !number.is_some_and(|number| named.dropped.contains(&number)) && self.holds_frames(&name)? {
+                self.names_are_lost(&name, "holds frames, but the manifest does not name it");
+            } else {
+                empty.push(name);
             }
-            self.disk.remove(&name)?;
-            removed = true;
         }
-        if removed { self.disk.sync_dir() } else { Ok(()) }
+        if empty.is_empty() || self.read_only {
+            return Ok(());
+        }
+        empty.iter().try_for_each(|name| self.disk.remove(name))?;
+        self.disk.sync_dir()
     }
 
     /// Whether a file may hold anything but a header: only what surely holds nothing is removed.
@@ -178,22 +204,21 @@ impl Opening {
         let length = file.len()?;
         let Ok(header) = read_header(&*file) else { return Ok(length > SEGMENT_HEADER_BYTES as u64) };
         let mut frames = 0;
-        let found = scan(&*file, &header, length, |_| frames += 1)?;
+        let found = scan(&*file, &header, length, 0, |_| frames += 1)?;
         Ok(frames > 0 || found.durable > 0 || found.tail != Tail::Nothing)
     }
 
     fn segment(
         &mut self,
         log: &mut Log,
-        created: &SegmentCreated,
-        sealed: Option<SegmentSealed>,
-        stopped: Option<Seq>,
+        (created, sealed): (&SegmentCreated, Option<SegmentSealed>),
+        last: (Option<Seq>, bool),
     ) -> Result<()> {
         if created.resync.is_none() && self.live_ends {
             return Ok(());
         }
         let name = created.number.file_name();
-        let mode = if sealed.is_some() { Open::ReadOnly } else { Open::Existing };
+        let mode = if sealed.is_some() || self.read_only { Open::ReadOnly } else { Open::Existing };
         let file = match self.disk.open(&name, mode) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -221,18 +246,22 @@ impl Opening {
         }
         match sealed {
             Some(sealed) => self.sealed_segment(log, &name, file, header, sealed),
-            None => self.open_segment(log, &name, file, header, stopped),
+            None => self.open_segment(log, &name, file, header, last),
         }
     }
 
     /// Each segment starts where the one before it in its chain ended.
     fn check_chain(&mut self, log: &Log, created: &SegmentCreated, name: &str, header: &SegmentHeader) -> bool {
         let fits = match header.kind {
-            SegmentKind::Live { first } => log.live.head.is_none_or(|head| {
-                head.chain == header.chain_in
-                    && head.seq.after(1) == first
-                    && FrameNo::following(Some(head.frame)) == header.first_frame
-            }),
+            SegmentKind::Live { first } => match log.live.head {
+                Some(head) => {
+                    head.chain == header.chain_in
+                        && head.seq.after(1) == first
+                        && FrameNo::following(Some(head.frame)) == header.first_frame
+                }
+                // What a manifest has lost may have been the beginning.
+                None => !self.read_only || header.first_frame == FrameNo::FIRST,
+            },
             SegmentKind::Base { resync } => match log.base_head(resync) {
                 Some(head) => {
                     head.chain == header.chain_in && FrameNo::following(Some(head.frame)) == header.first_frame
@@ -252,145 +281,5 @@ impl Opening {
         if let Some(resync) = created.resync {
             self.lost_bases.entry(resync).or_default().push(created.number);
         }
-    }
-
-    fn sealed_segment(
-        &mut self,
-        log: &mut Log,
-        name: &str,
-        file: Arc<dyn File>,
-        header: SegmentHeader,
-        sealed: SegmentSealed,
-    ) -> Result<()> {
-        let mut segment = Segment { header, file, sealed: Some(sealed), state: SegmentState::Good };
-        let last = match segment.last_frame() {
-            Ok(last) => Some(last),
-            Err(error) if segment.stored_footer().is_ok() => {
-                // The index finds everything, and every unit is checked when it is read: only its last frame is lost.
-                self.report(name, format!("its last frame cannot be read: {error}"), false);
-                self.advance_to(log, &header, &sealed);
-                None
-            }
-            Err(error) => self.scan_sealed(name, &mut segment, &error),
-        };
-        self.advance(log, &header, last, true);
-        log.segments.insert(header.number, Arc::new(segment));
-        Ok(())
-    }
-
-    /// A sealed segment without a readable index: its frames are what there is. Returns the last readable one.
-    fn scan_sealed(&mut self, name: &str, segment: &mut Segment, error: &Error) -> Option<FrameHeader> {
-        segment.state = SegmentState::NoIndex;
-        let (mut last, limit) = (None, segment.sealed.map_or(0, |sealed| sealed.file_bytes));
-        let found = scan(&*segment.file, &segment.header, limit, |visit| last = Some(*visit.frame.header()));
-        if last.as_ref().map(FrameHeader::chain_head) == segment.sealed.map(|sealed| sealed.head) {
-            self.report(name, format!("its index cannot be read and is made again when asked for: {error}"), true);
-            return last;
-        }
-        let what = match found {
-            Ok(found) => {
-                format!("damaged at byte {}: {}", found.end, found.why.unwrap_or_else(|| "frames are missing".into()))
-            }
-            Err(error) => format!("cannot be read: {error}"),
-        };
-        segment.state = SegmentState::Damaged(what.clone());
-        self.damage(name, resync_of(&segment.header), what);
-        last
-    }
-
-    /// Moves the head of the segment's chain to where the manifest says that it ended.
-    fn advance_to(&mut self, log: &mut Log, header: &SegmentHeader, sealed: &SegmentSealed) {
-        match (header.kind, sealed.end.and_then(Seq::before)) {
-            (SegmentKind::Live { .. }, Some(seq)) => {
-                log.live.head = Some(Head { epoch: header.epoch, seq, frame: sealed.last_frame, chain: sealed.head });
-                log.live.durable = Some(Durable(seq));
-            }
-            (SegmentKind::Live { .. }, None) => {}
-            (SegmentKind::Base { resync }, _) => {
-                advance_base(log, resync, BaseHead { frame: sealed.last_frame, chain: sealed.head }, true);
-            }
-        }
-    }
-
-    /// A segment that was being written when the log was last closed, cleanly or not.
-    fn open_segment(
-        &mut self,
-        log: &mut Log,
-        name: &str,
-        file: Arc<dyn File>,
-        header: SegmentHeader,
-        stopped: Option<Seq>,
-    ) -> Result<()> {
-        let latest = if resync_of(&header).is_none() { log.latest() } else { WallTime(0) };
-        let (mut index, mut last) = (Builder { latest, ..Builder::default() }, None);
-        let found = scan(&*file, &header, file.len()?, |visit| {
-            index.add(&visit.frame, visit.at, visit.at + ENVELOPE_BYTES as u64, self.options.entries);
-            last = Some(*visit.frame.header());
-        })?;
-        let (before, durable) = match header.kind {
-            SegmentKind::Live { first } => (first.number() - 1, Seq::encode(stopped)),
-            SegmentKind::Base { .. } => (header.first_frame.number() - 1, 0),
-        };
-        let head =
-            last.as_ref().map_or(before, |last| last.last_seq().map_or_else(|| last.number.number(), Seq::number));
-        let facts = Facts { head, durable: found.durable.max(durable).max(before), tail: found.tail };
-        let why = found.why.unwrap_or_else(|| "frames are missing".into());
-        let mut state = SegmentState::Good;
-        match decide(facts) {
-            Decision::Clean => {}
-            Decision::Cut => {
-                // What was cut must not come back behind frames that are written later.
-                file.set_len(found.end)?;
-                file.sync()?;
-                self.report(
-                    name,
-                    format!("a torn tail at byte {} was cut: {why}; {} was promised", found.end, facts.durable),
-                    true,
-                );
-            }
-            Decision::Damaged => {
-                let what = format!(
-                    "damaged at byte {}: {why}; readable up to {}, {} was promised",
-                    found.end, facts.head, facts.durable
-                );
-                state = SegmentState::Damaged(what.clone());
-                self.damage(name, resync_of(&header), what);
-            }
-        }
-        let segment = Arc::new(Segment { header, file, sealed: None, state });
-        self.advance(log, &header, last, false);
-        let writer = Writer { segment: segment.clone(), end: found.end, index, last };
-        match header.kind {
-            SegmentKind::Live { .. } => log.live.writer = Some(writer),
-            SegmentKind::Base { resync } => log.bases.entry(resync).or_default().writer = Some(writer),
-        }
-        log.segments.insert(header.number, segment);
-        Ok(())
-    }
-
-    /// Moves the head of the segment's chain to its last frame. What a scan read is on disk; that it is durable is known only
-    /// of what was promised, so it is synced before anything new is promised.
-    fn advance(&mut self, log: &mut Log, header: &SegmentHeader, last: Option<FrameHeader>, durable: bool) {
-        let Some(last) = last else { return };
-        match header.kind {
-            SegmentKind::Live { .. } => {
-                let Some(seq) = last.last_seq() else { return };
-                log.live.head = Some(Head { epoch: last.epoch, seq, frame: last.number, chain: last.chain_head() });
-                if durable {
-                    log.live.durable = Some(Durable(seq));
-                }
-            }
-            SegmentKind::Base { resync } => {
-                advance_base(log, resync, BaseHead { frame: last.number, chain: last.chain_head() }, durable);
-            }
-        }
-    }
-}
-
-fn advance_base(log: &mut Log, resync: ResyncId, head: BaseHead, durable: bool) {
-    let base: &mut Base = log.bases.entry(resync).or_default();
-    base.head = Some(head);
-    if durable {
-        base.durable = base.head;
     }
 }

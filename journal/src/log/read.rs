@@ -138,7 +138,7 @@ impl Segment {
         let latest = self.sealed.map_or(WallTime(0), |sealed| sealed.times.0);
         let (mut index, mut head) = (Builder { latest, ..Builder::default() }, None);
         let end = self.sealed.map_or_else(|| self.file.len(), |sealed| Ok(sealed.file_bytes))?;
-        let found = scan(&*self.file, &self.header, end, |visit| {
+        let found = scan(&*self.file, &self.header, end, self.promised(), |visit| {
             index.add(&visit.frame, visit.at, visit.at + ENVELOPE_BYTES as u64, true);
             head = Some(visit.frame.head());
         })?;
@@ -179,15 +179,26 @@ impl Segment {
         Ok(header)
     }
 
-    /// Calls `visit` with each frame in order, until it breaks or the segment ends; says where and why reading had to stop early.
-    pub fn walk(&self, mut visit: impl FnMut(u64, Frame) -> ControlFlow<()>) -> Result<Option<(u64, String)>> {
+    /// Up to where frames count whatever became of their data: all of a sealed segment was promised.
+    fn promised(&self) -> u64 {
+        if self.sealed.is_some() { u64::MAX } else { 0 }
+    }
+
+    /// Calls `visit` with each frame in order, until it breaks or the segment ends; says where and why reading had to stop early. Up to
+    /// the place `promised` in the order, and anywhere in a sealed segment, it is called with frames whose data is damaged, too.
+    pub fn walk(
+        &self,
+        promised: Option<Seq>,
+        mut visit: impl FnMut(u64, Frame) -> ControlFlow<()>,
+    ) -> Result<Option<(u64, String)>> {
         let end = match &self.sealed {
             Some(sealed) => read_trailer(&*self.file, sealed.file_bytes, self.header.salt)
                 .map_or(sealed.file_bytes, |t| t.footer_at),
             None => self.file.len()?,
         };
         let mut stopped = false;
-        let found = scan(&*self.file, &self.header, end, |visited| {
+        let promised = self.promised().max(Seq::encode(promised));
+        let found = scan(&*self.file, &self.header, end, promised, |visited| {
             stopped = stopped || visit(visited.at, visited.frame).is_break();
         })?;
         Ok(found.why.map(|why| (found.end, why)))

@@ -4,7 +4,9 @@ use bytes::Bytes;
 
 use super::recover::Tail;
 use super::segment::next_envelope;
-use crate::codec::{ENVELOPE_BYTES, Envelope, FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKind};
+use crate::codec::{
+    ENVELOPE_BYTES, Envelope, FrameHeader, FrameKind, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKind,
+};
 use crate::disk::File;
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::{Frame, is_newer};
@@ -16,6 +18,8 @@ pub(crate) struct Visit {
     pub(crate) at: u64,
     pub(crate) envelope: Envelope,
     pub(crate) frame: Frame,
+    /// Its data does not match its checksums; all else holds.
+    pub(crate) is_data_damaged: bool,
 }
 
 /// What a scan found.
@@ -31,11 +35,13 @@ pub(crate) struct Scanned {
 }
 
 /// Reads frames in order up to `limit` (the end of the file, or where the footer starts), checks that each continues the chain,
-/// and calls `visit` with it.
+/// and calls `visit` with it. Up to the place `promised` (in the chain's own unit) a frame counts even if its data is damaged: its header
+/// and tables prove what it did, and every reader checks data for itself. Beyond, that is how a torn frame looks.
 pub(crate) fn scan(
     file: &dyn File,
     header: &SegmentHeader,
     limit: u64,
+    promised: u64,
     mut visit: impl FnMut(Visit),
 ) -> Result<Scanned> {
     let mut expect = Expect::start(header);
@@ -45,7 +51,7 @@ pub(crate) fn scan(
         if at >= limit {
             break None;
         }
-        match read_one(file, header, limit, at, &expect)? {
+        match read_one(file, header, limit, at, (&expect, promised))? {
             Ok(seen) => {
                 durable = durable.max(seen.envelope.durable);
                 expect.advance(&seen.frame);
@@ -106,7 +112,7 @@ fn read_one(
     header: &SegmentHeader,
     limit: u64,
     at: u64,
-    expect: &Expect,
+    (expect, promised): (&Expect, u64),
 ) -> Result<std::result::Result<Visit, String>> {
     let envelope = match read_envelope(file, header, limit, at)? {
         Ok(envelope) => envelope,
@@ -118,14 +124,25 @@ fn read_one(
         return Ok(Err("a frame that is cut off".into()));
     }
     let bytes = Bytes::from(bytes);
-    Ok(match Frame::check(bytes.clone()) {
-        Ok(frame) if expect.fits(header, &frame) => Ok(Visit { at, envelope, frame }),
-        Ok(_) => Err("a frame that does not continue the chain".into()),
+    let (frame, is_data_damaged) = match Frame::check(bytes.clone()) {
+        Ok(frame) => (frame, false),
         Err(why) if is_newer(&bytes) => {
             return Err(Error::unsupported(format!("a frame of a newer version: {why}")).with_offset(at));
         }
-        Err(why) => Err(why.to_string()),
+        Err(why) => match Frame::check_but_data(bytes).ok().filter(|frame| place(frame.header()) <= promised) {
+            Some(frame) => (frame, true),
+            None => return Ok(Err(why.to_string())),
+        },
+    };
+    Ok(match expect.fits(header, &frame) {
+        true => Ok(Visit { at, envelope, frame, is_data_damaged }),
+        false => Err("a frame that does not continue the chain".into()),
     })
+}
+
+/// The place of a frame in the unit that its chain counts in.
+pub(super) fn place(header: &FrameHeader) -> u64 {
+    header.last_seq().map_or_else(|| header.number.number(), Seq::number)
 }
 
 fn read_envelope(

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use crate::codec::{Codec, SegmentKind};
 use crate::error::Result;
 use crate::frame::Frame;
-use crate::log::{Finding, Segment};
+use crate::log::{Finding, Head, Segment};
 use crate::types::{ChainHead, FrameNo};
 
 /// What a verification found.
@@ -24,7 +24,7 @@ impl super::Version {
         let mut found = Verified::default();
         let tail = self.tail.as_ref().map(|(segment, _)| segment);
         for segment in self.live.iter().chain(self.bases.iter().map(|(segment, _)| segment)).chain(tail) {
-            match verify_segment(segment, self.head.map(|head| head.frame), &mut found, &mut progress) {
+            match verify_segment(segment, self.head, &mut found, &mut progress) {
                 Ok(flow) if flow.is_break() => break,
                 Ok(_) => {}
                 Err(error) => {
@@ -38,7 +38,7 @@ impl super::Version {
 
 fn verify_segment(
     segment: &Segment,
-    durable: Option<FrameNo>,
+    durable: Option<Head>,
     found: &mut Verified,
     progress: &mut impl FnMut(u64) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>> {
@@ -49,7 +49,7 @@ fn verify_segment(
     }
     let (mut last, mut flow) = (None::<(FrameNo, ChainHead)>, ControlFlow::Continue(()));
     let (mut problems, mut bytes) = (Vec::new(), 0);
-    let stopped = segment.walk(|at, frame| {
+    let stopped = segment.walk(durable.map(|head| head.seq), |at, frame| {
         problems.extend(problem(&frame).map(|what| format!("byte {at}: {what}")));
         bytes += frame.bytes().len() as u64;
         last = Some((frame.header().number, frame.head()));
@@ -59,7 +59,7 @@ fn verify_segment(
     problems.into_iter().for_each(&mut report);
     let complete = match (&segment.sealed, segment.header.kind) {
         (Some(sealed), _) => last == Some((sealed.last_frame, sealed.head)),
-        (None, SegmentKind::Live { .. }) => last.map(|(number, _)| number) >= durable,
+        (None, SegmentKind::Live { .. }) => last.map(|(number, _)| number) >= durable.map(|head| head.frame),
         (None, SegmentKind::Base { .. }) => true,
     };
     if flow.is_continue() && !complete {

@@ -77,6 +77,15 @@ impl Store {
         Ok((store, findings))
     }
 
+    /// Mends what keeps the journal in `disk` from being written to: its order ends where it can be read, what is beyond is set aside, and
+    /// whoever has sent it sends it again or compares. For a journal that nobody has open, when a person asks for it. What was done.
+    ///
+    /// # Errors
+    /// As [`Log::mend`].
+    pub fn mend(disk: Arc<dyn Disk>, group: GroupId, segment_bytes: u64, entropy: Entropy) -> Result<Vec<Finding>> {
+        Log::mend(disk, LogOptions { group, segment_bytes, entries: true }, entropy)
+    }
+
     /// What readers use.
     pub fn library(&self) -> Library {
         self.library.clone()

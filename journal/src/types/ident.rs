@@ -60,6 +60,12 @@ impl SegmentNo {
     pub fn file_name(self) -> String {
         format!("{:016x}.seg", self.0)
     }
+
+    /// The segment whose file has this name.
+    pub(crate) fn of_file(name: &str) -> Option<Self> {
+        let number = u64::from_str_radix(name.strip_suffix(".seg")?, 16).ok().map(Self)?;
+        (number.file_name() == name).then_some(number)
+    }
 }
 
 /// The receiver's number for one connection of an agent; 0: made by the keeper itself.

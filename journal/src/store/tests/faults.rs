@@ -181,7 +181,7 @@ fn judge(disk: &SimDisk, history: &History, promised: &Promised, case: &str) -> 
 }
 
 /// Whether the views read; what they read has to be right.
-fn views_are_right(store: &Store, history: &History, head: Seq, case: &str) -> bool {
+pub(super) fn views_are_right(store: &Store, history: &History, head: Seq, case: &str) -> bool {
     let mut all = true;
     for n in (2..=head.number()).step_by(5).chain([head.number()]).filter(|&n| n > 1) {
         let seq = Seq::new(n).unwrap();

@@ -260,6 +260,11 @@ impl History {
         frames
     }
 
+    /// Random frames behind what there is.
+    pub(super) fn frames_more(&mut self, count: usize) -> Vec<Frame> {
+        (0..count).map(|_| self.frame()).collect()
+    }
+
     /// A history with points, and long after it the beginning of another epoch.
     pub(super) fn interrupted(&mut self, continues: bool) -> Vec<Frame> {
         let mut frames = self.frames(3);

@@ -4,6 +4,7 @@ mod crash;
 mod failed_sync;
 mod faults;
 mod history;
+mod mend;
 mod machine;
 mod model;
 mod power_cuts;
