@@ -182,10 +182,35 @@ impl Drop for Loop {
 
 struct Mounted(PathBuf);
 
+impl Mounted {
+    /// A new ext4 of a device.
+    fn ext4(device: &Path, at: PathBuf) -> Self {
+        assert!(Command::new("mkfs.ext4").arg("-q").arg(device).status().unwrap().success());
+        Self::new(&[device.to_str().unwrap()], at)
+    }
+
+    fn new(what: &[&str], at: PathBuf) -> Self {
+        fs::create_dir(&at).unwrap();
+        assert!(Command::new("mount").args(what).arg(&at).status().unwrap().success());
+        Self(at)
+    }
+}
+
 impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.0).status();
     }
+}
+
+fn node(path: &Path) -> Node {
+    open::node_of(&fs::metadata(path).unwrap())
+}
+
+/// A file of zeroes with room for a file system.
+fn blank(dir: &Path) -> PathBuf {
+    let path = file_of(dir, "source", &[]);
+    File::options().write(true).open(&path).unwrap().set_len(16 << 20).unwrap();
+    path
 }
 
 /// The story: the state directory lies on a file system on a loop device on the file that is to be protected. Each record would
@@ -193,8 +218,7 @@ impl Drop for Mounted {
 #[test]
 fn loops_mounts_and_state_on_the_source_are_refused() {
     let dir = dir();
-    let path = file_of(dir.path(), "source", &[]);
-    File::options().write(true).open(&path).unwrap().set_len(16 << 20).unwrap();
+    let path = blank(dir.path());
     // Opened first: what is on a loop device already is refused below.
     let source = Source::open(&path).unwrap();
     let Some(device) = Loop::attach(&path) else { return };
@@ -207,19 +231,95 @@ fn loops_mounts_and_state_on_the_source_are_refused() {
         assert!(whole.discard(8 << 20, 1 << 20).unwrap());
         refused(&device.0, ErrorKind::Locked, "something else has it");
     }
-    assert!(Command::new("mkfs.ext4").args(["-q"]).arg(&device.0).status().unwrap().success());
-    let inside = Mounted(dir.path().join("mounted"));
-    fs::create_dir(&inside.0).unwrap();
-    assert!(Command::new("mount").arg(&device.0).arg(&inside.0).status().unwrap().success());
+    let inside = Mounted::ext4(&device.0, dir.path().join("mounted"));
     refused(&device.0, ErrorKind::Locked, "mounted");
 
     let error = refuse_inside(&inside.0, &source).unwrap_err();
     assert!(error.to_string().contains("stored on the protected source"), "{error}");
     refuse_inside(dir.path(), &source).unwrap();
     let found = below(&inside.0).unwrap();
-    assert!(found.contains(&open::node_of(&fs::metadata(&path).unwrap())));
-    assert!(found.contains(&Node::Device(std::os::unix::fs::MetadataExt::rdev(&fs::metadata(&device.0).unwrap()))));
+    assert!(found.contains(&node(&path)));
+    assert!(found.contains(&node(&device.0)));
 
     drop(source);
     refused(&path, ErrorKind::Locked, "attached to /dev/loop");
+}
+
+/// A directory on a partition stands on the whole disk and on what is behind it, and none of them can be had.
+#[test]
+fn a_partition_stands_on_its_disk() {
+    let dir = dir();
+    let path = blank(dir.path());
+    let source = Source::open(&path).unwrap();
+    let Some(disk) = Loop::attach(&path) else { return };
+    assert!(Command::new("addpart").arg(&disk.0).args(["1", "2048", "28672"]).status().unwrap().success());
+    let partition = PathBuf::from(format!("{}p1", disk.0.display()));
+    let inside = Mounted::ext4(&partition, dir.path().join("mounted"));
+    let found = below(&inside.0).unwrap();
+    for place in [&partition, &disk.0, &path] {
+        assert!(found.contains(&node(place)), "{}: {found:?}", place.display());
+    }
+    assert!(refuse_inside(&inside.0, &source).is_err());
+    for place in [&partition, &disk.0] {
+        refused(place, ErrorKind::Locked, "mounted");
+    }
+}
+
+#[test]
+fn a_loop_device_on_a_loop_device_stands_on_the_file_of_both() {
+    let dir = dir();
+    let path = blank(dir.path());
+    let source = Source::open(&path).unwrap();
+    let Some(lower) = Loop::attach(&path) else { return };
+    let Some(upper) = Loop::attach(&lower.0) else { return };
+    let inside = Mounted::ext4(&upper.0, dir.path().join("mounted"));
+    let found = below(&inside.0).unwrap();
+    for place in [&upper.0, &lower.0, &path] {
+        assert!(found.contains(&node(place)), "{}: {found:?}", place.display());
+    }
+    assert!(refuse_inside(&inside.0, &source).is_err());
+    refused(&upper.0, ErrorKind::Locked, "mounted");
+    refused(&lower.0, ErrorKind::Locked, "attached to /dev/loop");
+}
+
+/// A file system in a file of a file system: the outer one's device is found through the file.
+#[test]
+fn a_file_system_in_a_file_stands_on_the_disk_of_that_file() {
+    let dir = dir();
+    let path = blank(dir.path());
+    let source = Source::open(&path).unwrap();
+    let Some(outer) = Loop::attach(&path) else { return };
+    let outside = Mounted::ext4(&outer.0, dir.path().join("outside"));
+    let file = outside.0.join("inner");
+    File::create(&file).unwrap().set_len(8 << 20).unwrap();
+    let Some(inner) = Loop::attach(&file) else { return };
+    let inside = Mounted::ext4(&inner.0, dir.path().join("inside"));
+    let found = below(&inside.0).unwrap();
+    for place in [&inner.0, &file, &outer.0, &path] {
+        assert!(found.contains(&node(place)), "{}: {found:?}", place.display());
+    }
+    assert!(refuse_inside(&inside.0, &source).is_err());
+    // Beside it is another disk.
+    assert!(!below(dir.path()).unwrap().contains(&node(&outer.0)));
+}
+
+/// An overlay has no device that could be named. What its layers are on is in use, and that is refused when it is opened.
+#[test]
+fn what_an_overlay_is_on_is_in_use() {
+    let dir = dir();
+    let path = blank(dir.path());
+    let Some(device) = Loop::attach(&path) else { return };
+    let layers = Mounted::ext4(&device.0, dir.path().join("layers"));
+    let layer = |name: &str| {
+        fs::create_dir(layers.0.join(name)).unwrap();
+        format!("{name}dir={}", layers.0.join(name).display())
+    };
+    let options = [layer("lower"), layer("upper"), layer("work")].join(",");
+    let overlay = Mounted::new(&["-t", "overlay", "overlay", "-o", &options], dir.path().join("overlay"));
+    assert!(!below(&overlay.0).unwrap().is_empty());
+    refused(&device.0, ErrorKind::Locked, "mounted");
+    refused(&path, ErrorKind::Locked, "attached to /dev/loop");
+    // Nor does it keep anything from being protected that has nothing to do with it.
+    let beside = file_of(&overlay.0, "beside", &[1; 4096]);
+    refuse_inside(&overlay.0, &Source::open(&beside).unwrap()).unwrap();
 }
