@@ -8,7 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use std::io::IoSlice;
+
 use journal::codec::{ClockKind, GapReason};
+use journal::disk::{Disk, File, FileDisk, Open};
+use journal::log::LogOptions;
 use journal::types::VolumeNo;
 
 use super::*;
@@ -303,4 +307,104 @@ fn volumes_of_a_group_share_one_order() {
         assert!(replay.onto(VolumeNo(volume), vec![0; 4096]) == last);
     }
     assert_eq!(frames(&spool, &capture)[0].header().boot, BOOT);
+}
+
+/// A directory whose files are written only while nobody holds the gate.
+#[derive(Debug)]
+struct Gated(FileDisk, Arc<Mutex<()>>);
+
+#[derive(Debug)]
+struct GatedFile(Arc<dyn File>, Arc<Mutex<()>>);
+
+impl Disk for Gated {
+    fn open(&self, name: &str, mode: Open) -> Result<Arc<dyn File>> {
+        Ok(Arc::new(GatedFile(self.0.open(name, mode)?, self.1.clone())))
+    }
+
+    fn list(&self) -> Result<Vec<String>> {
+        self.0.list()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        self.0.remove(name)
+    }
+
+    fn sync_dir(&self) -> Result<()> {
+        self.0.sync_dir()
+    }
+}
+
+impl File for GatedFile {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.0.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> Result<()> {
+        let _open = self.1.lock().unwrap();
+        self.0.write_at(offset, bufs)
+    }
+
+    fn sync(&self) -> Result<()> {
+        self.0.sync()
+    }
+
+    fn len(&self) -> Result<u64> {
+        self.0.len()
+    }
+
+    fn set_len(&self, len: u64) -> Result<()> {
+        self.0.set_len(len)
+    }
+}
+
+/// What a sender had seen, and no log has, would be another history after a kill.
+#[test]
+fn nobody_sees_a_frame_before_it_is_in_the_log() {
+    let (dir, below, gate) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Arc::new(Mutex::new(())));
+    let disk = Gated(FileDisk::create(below.path()).unwrap(), gate.clone());
+    let options = LogOptions { group: GROUP, segment_bytes: 1 << 20, entries: false };
+    let mut found = Found::open(dir.path(), GROUP, u64::MAX, entropy).unwrap();
+    found.log = Log::open(Arc::new(disk), options, entropy).unwrap().0;
+    let (spool, capture) = Spool::begin(found, &epoch(None), Arc::new(SystemClock), Box::new(|| {})).unwrap();
+    let begun = spool.wait_after(None, Duration::from_secs(60)).unwrap().unwrap().last_seq();
+    while spool.shared.log().head().is_none() {
+        std::thread::yield_now();
+    }
+    let closed = gate.lock().unwrap();
+    capture.record(Body::Flush);
+    assert!(spool.wait_after(begun, Duration::from_millis(500)).unwrap().is_none(), "it is not in the log yet");
+    drop(closed);
+    assert!(spool.wait_after(begun, Duration::from_secs(60)).unwrap().is_some());
+}
+
+/// Whatever a receiver has: the frame that follows is in the log, for the agent that comes after this one.
+#[test]
+fn what_follows_the_durable_end_stays_in_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    // Segments of a mebibyte, frames of one record.
+    let (spool, capture) = begin(dir.path(), 8 << 20);
+    let mut rng = Rng(1);
+    let mut next = |after: Option<Seq>| {
+        let data: Vec<u8> = (0..65536).map(|_| rng.next() as u8).collect();
+        capture.record_write(VOLUME, extent(0, 128), &data).unwrap();
+        spool.wait_after(after, Duration::from_secs(60)).unwrap().unwrap().last_seq()
+    };
+    let mut last = spool.wait_after(None, Duration::from_secs(60)).unwrap().unwrap().last_seq();
+    let mut dropped = 0;
+    for _ in 0..60 {
+        let durable = last;
+        let following = next(durable);
+        spool.acked(Durable(durable.unwrap()));
+        // When the second is there, the spooler is done with the first, and with what it drops after it.
+        let second = next(following);
+        last = next(second);
+        let log = spool.shared.log();
+        assert!(log.locate(durable.unwrap().after(1)).unwrap().is_some(), "what follows {durable:?} is gone");
+        dropped += u32::from(log.locate(Seq::FIRST).unwrap().is_none());
+    }
+    assert!(dropped > 0, "nothing was ever dropped");
 }
