@@ -13,7 +13,9 @@ mod theirs;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use journal::types::{BootId, EpochId, Extent, GroupId, Hash, ResyncId, Sectors, VolumeNo};
 
@@ -53,13 +55,32 @@ pub struct BaseVolume {
 }
 
 /// What a receiver has of a volume from before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
     /// Nothing at all: all that is not zero is sent. Wrong if the order has any record of the volume from an earlier epoch: what
     /// was written then and is zero now would come back.
     Nothing,
     /// Something: what differs from it is sent.
     Compare,
+    /// All but these bytes, in order and apart: what differs there is sent, the rest is not looked at.
+    AllBut(Arc<[Range<u64>]>),
+}
+
+impl Known {
+    /// What has to be looked at; `None`: all.
+    fn only(&self) -> Option<&[Range<u64>]> {
+        match self {
+            Self::Nothing | Self::Compare => None,
+            Self::AllBut(ranges) => Some(ranges),
+        }
+    }
+}
+
+impl BaseVolume {
+    /// Bytes that have to be looked at.
+    pub(crate) fn to_read_bytes(&self) -> u64 {
+        cursor::Cursor::new(self.size.bytes(), self.known.only()).left()
+    }
 }
 
 /// What the receiver's view at the last `Seq` before this epoch holds.
@@ -72,7 +93,7 @@ pub trait Hashes: Send {
 /// How far it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Bytes of all volumes.
+    /// Bytes of all volumes that have to be looked at.
     pub total_bytes: u64,
     /// Bytes looked at, holes included.
     pub done_bytes: u64,

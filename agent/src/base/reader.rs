@@ -78,7 +78,7 @@ struct Frames {
 }
 
 impl BaseReader {
-    /// Reads `volumes`, by number. `hashes` are asked of those that are to be compared.
+    /// Reads `volumes`, or what of them has to be looked at, by number. `hashes` are asked of what is to be compared.
     pub fn new(
         spec: BaseSpec,
         mut volumes: Vec<BaseVolume>,
@@ -86,7 +86,7 @@ impl BaseReader {
         hashes: Box<dyn Hashes>,
         link_is_fast: bool,
     ) -> Self {
-        let total_bytes = volumes.iter().map(|volume| volume.size.bytes()).sum();
+        let total_bytes = volumes.iter().map(BaseVolume::to_read_bytes).sum();
         let frames = Frames {
             builder: FrameBuilder::new(),
             as_of: None,
@@ -148,9 +148,9 @@ impl BaseReader {
             };
             let expected = match scan.volume.known {
                 Known::Nothing => Vec::new(),
-                Known::Compare => {
-                    let (volume, size) = (scan.volume.number, scan.volume.size.bytes());
-                    scan.theirs.of(&mut *self.hashes, volume, size, &range)?
+                Known::Compare | Known::AllBut(_) => {
+                    let end = scan.cursor.region_end(range.start);
+                    scan.theirs.of(&mut *self.hashes, scan.volume.number, end, &range)?
                 }
             };
             scan.cursor.pass(&range);
@@ -243,7 +243,7 @@ impl Scan {
         if reader.source_len() < volume.size.bytes() {
             return Err(Error::invalid("the source became smaller").with_path(&volume.path));
         }
-        let cursor = Cursor::new(volume.size.bytes());
+        let cursor = Cursor::new(volume.size.bytes(), volume.known.only());
         Ok(Self { volume, reader, cursor, theirs: Theirs::default(), pieces: VecDeque::new() })
     }
 

@@ -230,6 +230,46 @@ fn all_or_none(mut base: BaseReader) -> Vec<Frame> {
 }
 
 #[test]
+fn of_a_volume_that_is_known_but_for_some_only_that_is_read_and_asked_for() {
+    const MIB: usize = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let mut theirs = noise(1, 16 * MIB);
+    let mut ours = theirs.clone();
+    // Differences inside and outside of what is to be looked at, and one that is nothing now.
+    for at in [MIB, 5 * MIB, 9 * MIB, 15 * MIB] {
+        ours[at..at + 4096].fill(0xAB);
+    }
+    ours[6 * MIB..6 * MIB + 65536].fill(0);
+    let rig = rig(dir.path(), &ours);
+    let only = [4 * MIB..8 * MIB, 12 * MIB..16 * MIB].map(|range| range.start as u64..range.end as u64);
+
+    struct Asked(View, Vec<Range<u64>>);
+    impl Hashes for Asked {
+        fn hashes(&mut self, volume: VolumeNo, extent: Extent) -> Result<Vec<Option<Hash>>> {
+            let asked = extent.byte()..extent.byte() + extent.bytes();
+            assert!(self.1.iter().any(|only| only.start <= asked.start && asked.end <= only.end), "{asked:?}");
+            self.0.hashes(volume, extent)
+        }
+    }
+    let spec = BaseSpec { group: GROUP, epoch: EpochId([1; 16]), boot: BOOT, resync: ResyncId([2; 16]) };
+    let (path, size) = (rig.source.handle_path(), rig.source.size());
+    let volume = BaseVolume { number: VOLUME, path, size, known: Known::AllBut(only.clone().into()) };
+    let hashes = Box::new(Asked(View([(VOLUME, theirs.clone())].into()), only.to_vec()));
+    let mut base = BaseReader::new(spec, vec![volume], rig.capture.clone(), hashes, false);
+    let mut frames = Vec::new();
+    while let Some(frame) = base.next_frame().unwrap() {
+        frames.push(frame);
+    }
+    let progress = base.progress();
+    assert_eq!((progress.total_bytes, progress.done_bytes, progress.sent_bytes), (8 << 20, 8 << 20, 2 * 65536));
+    let after = Replay::of(&frames).onto(VOLUME, theirs.clone());
+    for range in [4 * MIB..8 * MIB, 12 * MIB..16 * MIB] {
+        theirs[range.clone()].copy_from_slice(&ours[range]);
+    }
+    assert!(after == theirs, "what was not to be looked at is as it was");
+}
+
+#[test]
 fn several_volumes_are_one_base_and_an_empty_one_can_be_sealed() {
     let dir = tempfile::tempdir().unwrap();
     let rig = rig(dir.path(), &noise(1, 1 << 20));

@@ -19,17 +19,17 @@ pub(super) struct Theirs {
 }
 
 impl Theirs {
-    /// The hashes of a range that starts at a block, in a volume of `size` bytes.
+    /// The hashes of a range that starts at a block. Nothing from `end` on is asked for: whole blocks, or the volume's end.
     pub(super) fn of(
         &mut self,
         from: &mut dyn Hashes,
         volume: VolumeNo,
-        size: u64,
+        end: u64,
         range: &Range<u64>,
     ) -> Result<Vec<Option<Hash>>> {
         if range.start < self.window.start || range.end > self.window.end {
             let blocks = (range.end - range.start).div_ceil(BLOCK_BYTES).clamp(WINDOW_BLOCKS, HASHES_MAX);
-            let end = size.min(range.start + blocks * BLOCK_BYTES);
+            let end = end.min(range.start + blocks * BLOCK_BYTES);
             let extent = Extent::of_bytes(range.start, end - range.start);
             let extent = extent.ok_or_else(|| Error::invalid("a range that is none"))?;
             let hashes = from.hashes(volume, extent)?;
