@@ -114,8 +114,9 @@ pub(crate) const CODES: &[Explanation] = &[
     new(
         "E1201",
         "the invitation cannot be used",
-        "It is garbled, has expired, was used by another key, or was made by another receiver. Make a new one \
-         with `backspool invite AGENT` on the receiver's machine.",
+        "It has expired, was used by another key, was made void by a newer one for the same agent, was made by \
+         another receiver, or is for another name than this agent's: the message says which. Make a new one with \
+         `backspool invite AGENT` on the receiver's machine.",
     ),
     new(
         "E1202",

@@ -1,10 +1,11 @@
 //! Enrolment with a receiver, and what is remembered of it: where it is, and its key.
 
+use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
 use journal::disk::{FileDisk, read_file, replace_file};
-use journal::wire::{JoinOutcome, JoinRequest, Pin, ReceiverId, Refusal, RefusalCode};
+use journal::wire::{JoinOutcome, JoinRequest, Pin, ReceiverId};
 use link::{Identity, Invitation, Purpose};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -30,6 +31,41 @@ pub struct Joined {
     pub address: String,
 }
 
+/// Why an invitation that is whole is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// Its time is over.
+    Expired,
+    /// Another key has used it.
+    Used,
+    /// The receiver does not know it, or not any more.
+    Unknown,
+    /// It is another receiver's: who answers at its address has another key.
+    Foreign,
+    /// This machine's key is enrolled under another name.
+    OtherName,
+}
+
+impl fmt::Display for NotTaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Expired => "the invitation has expired",
+            Self::Used => "the invitation was used already, by another machine or with another state directory",
+            Self::Unknown => "the receiver does not know the invitation: a newer one for the same agent makes it void",
+            Self::Foreign => "who answers at the invitation's address is not the receiver that made it",
+            Self::OtherName => "this agent is enrolled there already, under another name than the invitation's",
+        })
+    }
+}
+
+impl std::error::Error for NotTaken {}
+
+impl From<NotTaken> for Error {
+    fn from(why: NotTaken) -> Self {
+        Self::invalid(why.to_string()).with_source(why)
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
@@ -42,23 +78,21 @@ struct Stored {
 /// with the same string if the answer was lost.
 ///
 /// # Errors
-/// `Invalid` for a string that is none or that the receiver does not take; its source is a [`Refusal`], or a [`link::NotTrusted`]
-/// when somebody else answers at that address. `Unavailable`
-/// when the receiver cannot be reached.
+/// `Invalid` for a string that is none, or that is not taken: then its source is a [`NotTaken`]. `Unavailable` when the receiver
+/// cannot be reached.
 pub async fn join(state_dir: &Path, invitation: &str) -> Result<Joined> {
     let invitation: Invitation = invitation.parse()?;
     let identity = identity(state_dir)?;
     let outcome = timeout(PATIENCE, ask(&identity, &invitation)).await;
     let outcome = outcome.map_err(|_| Error::unavailable(format!("{} does not answer", invitation.address)))??;
-    let refused = |why: &str| Err(Refusal::new(RefusalCode::NotEnrolled, why).into());
     let agent = match outcome {
         JoinOutcome::Joined(agent) => agent,
-        JoinOutcome::Unknown if invitation.expires <= SystemClock.wall() => {
-            return refused("the invitation has expired");
-        }
-        JoinOutcome::Unknown => return refused("the receiver does not know the invitation, or it was used already"),
-        JoinOutcome::Expired => return refused("the invitation has expired"),
-        JoinOutcome::Used => return refused("the invitation was used by another machine"),
+        // Those that have expired are forgotten after a while.
+        JoinOutcome::Unknown if invitation.expires <= SystemClock.wall() => return Err(NotTaken::Expired.into()),
+        JoinOutcome::Unknown => return Err(NotTaken::Unknown.into()),
+        JoinOutcome::Expired => return Err(NotTaken::Expired.into()),
+        JoinOutcome::Used => return Err(NotTaken::Used.into()),
+        JoinOutcome::OtherName => return Err(NotTaken::OtherName.into()),
         JoinOutcome::Version => {
             // Ours is the first version that there is.
             return Err(Error::unsupported("the receiver speaks a newer version: update this agent"));
@@ -95,7 +129,9 @@ pub(crate) fn peer(state_dir: &Path) -> Result<Peer> {
 async fn ask(identity: &Identity, invitation: &Invitation) -> Result<JoinOutcome> {
     let remote = resolve(&invitation.address).await?;
     let endpoint = link::client_endpoint(identity, remote)?;
-    let connection = link::connect(&endpoint, remote, identity, invitation.receiver.0, Purpose::Join).await?;
+    let connected = link::connect(&endpoint, remote, identity, invitation.receiver.0, Purpose::Join).await;
+    let connection =
+        connected.map_err(|error| if link::is_not_trusted(&error) { NotTaken::Foreign.into() } else { error })?;
     let outcome = link::join(&connection, &JoinRequest { secret: invitation.secret }).await;
     // The receiver learns that its answer has arrived.
     endpoint.wait_idle().await;

@@ -67,6 +67,11 @@ pub fn refusal_of(error: &Error) -> Option<&Refusal> {
     std::error::Error::source(error).and_then(|source| source.downcast_ref())
 }
 
+/// Whether an error of this crate is a [`NotTrusted`].
+pub fn is_not_trusted(error: &Error) -> bool {
+    std::error::Error::source(error).is_some_and(|source| source.is::<NotTrusted>())
+}
+
 pub(crate) fn close_code(code: RefusalCode) -> VarInt {
     VarInt::from_u32(code.number().into())
 }

@@ -15,7 +15,7 @@ mod tls;
 pub use connection::{Peer, connect, refuse};
 pub use endpoint::{client_endpoint, server_endpoint};
 pub use enrol::{JoinAttempt, join};
-pub use error::{NotTrusted, connection_error, refusal_of};
+pub use error::{NotTrusted, connection_error, is_not_trusted, refusal_of};
 pub use identity::{Identity, random};
 pub use invitation::Invitation;
 pub use stream::{MessageReader, MessageWriter, message_stream};

@@ -10,8 +10,9 @@
 use std::time::Duration;
 
 use journal::types::{Hash, WallTime};
+use journal::wire::JoinOutcome;
 
-use crate::catalog::{Agent, Catalog, Contents, Invited, Name};
+use crate::catalog::{Agent, Catalog, Invited, Name};
 use crate::error::{Code, Error, Result};
 
 /// How long an invitation lasts unless told otherwise.
@@ -40,27 +41,29 @@ pub fn invite(catalog: &Catalog, agent: &Name, secret: &[u8], ttl: Duration, now
     })
 }
 
-/// Enrols the key of whoever presents a secret; returns whom it was meant for. Durable before it returns.
-pub fn redeem(catalog: &Catalog, secret: &[u8], pin: [u8; 32], now: WallTime) -> Result<Name> {
+/// Enrols the key of whoever presents a secret, under the name it was meant for; or says why not, which is for the holder of the
+/// secret only to know. Durable before it returns.
+pub fn redeem(catalog: &Catalog, secret: &[u8], pin: [u8; 32], now: WallTime) -> Result<JoinOutcome> {
     let secret_hash = Hash::of(secret).0;
     catalog.change(|contents| {
-        let found = contents.invitations.iter_mut().find(|invited| invited.secret_hash == secret_hash);
-        let agent = match decide(found.as_deref(), pin, now) {
+        let found = contents.invitations.iter().position(|invited| invited.secret_hash == secret_hash);
+        let invited = found.and_then(|place| contents.invitations.get_mut(place));
+        let agent = match decide(invited.as_deref(), &contents.agents, pin, now) {
             Decision::Again(agent) => agent,
             Decision::Bind(agent) => {
-                if let Some(invited) = found {
+                if let Some(invited) = invited {
                     invited.bound = Some(pin);
                 }
                 // Whatever else was open for this name is void: the key it would bring back is not the newest.
                 contents.invitations.retain(|other| other.agent != agent || other.secret_hash == secret_hash);
                 agent
             }
-            Decision::Refuse(why) => {
-                return Err(Error::new(Code::NOT_INVITED, why).hint("backspool invite AGENT, on the receiver"));
-            }
+            Decision::Refuse(why) => return Ok(why),
         };
-        enrol(contents, &agent, pin)?;
-        Ok(agent)
+        // Who is invited again under a known name gets a new key, and the old one is forgotten.
+        contents.agents.retain(|known| known.name != agent);
+        contents.agents.push(Agent { name: agent.clone(), pin });
+        Ok(JoinOutcome::Joined(agent.as_str().to_owned()))
     })
 }
 
@@ -70,28 +73,21 @@ enum Decision {
     Bind(Name),
     /// The same key once more.
     Again(Name),
-    Refuse(&'static str),
+    Refuse(JoinOutcome),
 }
 
-fn decide(invited: Option<&Invited>, pin: [u8; 32], now: WallTime) -> Decision {
-    match invited {
-        None => Decision::Refuse("the invitation is not one of this receiver, or too old"),
-        Some(Invited { expires, .. }) if *expires <= now => Decision::Refuse("the invitation has expired"),
-        Some(Invited { agent, bound: None, .. }) => Decision::Bind(agent.clone()),
-        Some(Invited { agent, bound: Some(bound), .. }) if *bound == pin => Decision::Again(agent.clone()),
-        Some(_) => Decision::Refuse("the invitation was used already"),
+fn decide(invited: Option<&Invited>, agents: &[Agent], pin: [u8; 32], now: WallTime) -> Decision {
+    let Some(Invited { agent, expires, bound, .. }) = invited else { return Decision::Refuse(JoinOutcome::Unknown) };
+    // One key is one agent.
+    let other_name = agents.iter().any(|known| known.pin == pin && known.name != *agent);
+    match bound {
+        // Worth more than that it is too old by now: somebody had the string.
+        Some(bound) if *bound != pin => Decision::Refuse(JoinOutcome::Used),
+        _ if *expires <= now => Decision::Refuse(JoinOutcome::Expired),
+        _ if other_name => Decision::Refuse(JoinOutcome::OtherName),
+        Some(_) => Decision::Again(agent.clone()),
+        None => Decision::Bind(agent.clone()),
     }
-}
-
-/// One key is one agent. Who is invited again under a known name gets a new key, and the old one is forgotten.
-fn enrol(contents: &mut Contents, agent: &Name, pin: [u8; 32]) -> Result<()> {
-    if let Some(other) = contents.agents.iter().find(|known| known.pin == pin && known.name != *agent) {
-        let message = format!("this key is enrolled as {} already", other.name);
-        return Err(Error::new(Code::NOT_INVITED, message));
-    }
-    contents.agents.retain(|known| known.name != *agent);
-    contents.agents.push(Agent { name: agent.clone(), pin });
-    Ok(())
 }
 
 #[cfg(test)]
@@ -110,6 +106,10 @@ mod tests {
         Catalog::open(StoreDir::open(dir.path(), StoreId([1; 16])).unwrap()).unwrap()
     }
 
+    fn joined(text: &str) -> JoinOutcome {
+        JoinOutcome::Joined(text.to_owned())
+    }
+
     fn name(text: &str) -> Name {
         Name::parse(text).unwrap()
     }
@@ -119,12 +119,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = catalog(&dir);
         invite(&first, &name("web"), b"secret", MINUTE, NOW).unwrap();
-        assert_eq!(redeem(&first, b"secret", [1; 32], later(1)).unwrap(), name("web"));
-        assert_eq!(redeem(&first, b"secret", [1; 32], later(2)).unwrap(), name("web"), "the reply was lost");
+        assert_eq!(redeem(&first, b"secret", [1; 32], later(1)).unwrap(), joined("web"));
+        assert_eq!(redeem(&first, b"secret", [1; 32], later(2)).unwrap(), joined("web"), "the reply was lost");
         drop(first);
         let again = catalog(&dir);
         assert_eq!(again.agent([1; 32]), Some(name("web")), "after a restart");
-        assert_eq!(redeem(&again, b"secret", [2; 32], later(3)).unwrap_err().code(), Code::NOT_INVITED);
+        assert_eq!(redeem(&again, b"secret", [2; 32], later(3)).unwrap(), JoinOutcome::Used);
+        assert_eq!(redeem(&again, b"secret", [2; 32], later(90)).unwrap(), JoinOutcome::Used, "that somebody had it");
         assert_eq!(again.agent([2; 32]), None);
     }
 
@@ -134,12 +135,11 @@ mod tests {
         let catalog = catalog(&dir);
         assert_eq!(invite(&catalog, &name("web"), b"secret", MINUTE, NOW).unwrap(), later(60));
         for garbled in [&b"foreign"[..], b"", b"secret\0", b"Secret"] {
-            assert_eq!(redeem(&catalog, garbled, [1; 32], later(1)).unwrap_err().code(), Code::NOT_INVITED);
+            assert_eq!(redeem(&catalog, garbled, [1; 32], later(1)).unwrap(), JoinOutcome::Unknown);
         }
-        let late = redeem(&catalog, b"secret", [1; 32], later(60)).unwrap_err();
-        assert_eq!((late.code(), late.code().exit()), (Code::NOT_INVITED, 12));
+        assert_eq!(redeem(&catalog, b"secret", [1; 32], later(60)).unwrap(), JoinOutcome::Expired);
         assert_eq!(catalog.agent([1; 32]), None);
-        redeem(&catalog, b"secret", [1; 32], later(59)).unwrap();
+        assert_eq!(redeem(&catalog, b"secret", [1; 32], later(59)).unwrap(), joined("web"));
         for ttl in [Duration::ZERO, Duration::from_secs(8 * 86400), Duration::MAX] {
             assert_eq!(invite(&catalog, &name("x"), b"s", ttl, NOW).unwrap_err().code(), Code::USAGE);
         }
@@ -153,11 +153,11 @@ mod tests {
         invite(&catalog, &name("db"), b"2", MINUTE, NOW).unwrap();
         redeem(&catalog, b"1", [1; 32], NOW).unwrap();
         invite(&catalog, &name("web"), b"3", MINUTE, NOW).unwrap();
-        assert_eq!(redeem(&catalog, b"2", [1; 32], NOW).unwrap_err().code(), Code::NOT_INVITED);
-        redeem(&catalog, b"2", [2; 32], NOW).expect("a refusal does not use it up");
+        assert_eq!(redeem(&catalog, b"2", [1; 32], NOW).unwrap(), JoinOutcome::OtherName);
+        assert_eq!(redeem(&catalog, b"2", [2; 32], NOW).unwrap(), joined("db"), "a refusal does not use it up");
         redeem(&catalog, b"3", [3; 32], NOW).unwrap();
         assert_eq!(catalog.agent([1; 32]), None, "the machine was set up again, its old key counts no more");
-        assert_eq!(redeem(&catalog, b"1", [1; 32], NOW).unwrap_err().code(), Code::NOT_INVITED, "nor its string");
+        assert_eq!(redeem(&catalog, b"1", [1; 32], NOW).unwrap(), JoinOutcome::Unknown, "nor its string");
         assert_eq!(catalog.agent([3; 32]), Some(name("web")));
     }
 

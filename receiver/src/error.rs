@@ -43,8 +43,6 @@ impl Code {
     pub const TARGET_IN_USE: Self = Self(1104);
     /// No rollback is left to take back.
     pub const NOTHING_TO_UNDO: Self = Self(1105);
-    /// The invitation does not hold.
-    pub const NOT_INVITED: Self = Self(1201);
     /// The peer's key is not known.
     pub const NOT_TRUSTED: Self = Self(1202);
     /// There is no recovery point at that time.

@@ -1,5 +1,8 @@
 //! `join`: pins the receiver and enrols this machine's agent.
 
+use std::error::Error as _;
+
+use agent::join::NotTaken;
 use serde_json::json;
 
 use super::{Context, Outcome};
@@ -18,12 +21,25 @@ pub(super) async fn run(context: &Context, args: &Join) -> Outcome {
     Ok(0)
 }
 
-/// What is wrong with the string, and what the receiver has against it, is a matter of trust.
+/// A string that is not whole is a mistake; one that is not taken is a matter of trust.
 fn refused(error: &agent::Error) -> Failure {
-    match error.kind() {
-        agent::ErrorKind::Invalid => {
-            Failure::from(error).recoded("E1201").advise("backspool invite AGENT, where the receiver runs")
+    let failure = Failure::from(error);
+    let why = error.source().and_then(|source| source.downcast_ref::<NotTaken>());
+    let advice = match why {
+        None if error.kind() == agent::ErrorKind::Invalid => {
+            return failure.advise(
+                "copy the whole string again, or make a new one: backspool invite AGENT, where the receiver runs",
+            );
         }
-        _ => Failure::from(error),
-    }
+        None => return failure,
+        Some(NotTaken::Expired | NotTaken::Unknown) => "backspool invite AGENT, where the receiver runs",
+        Some(NotTaken::Used) => {
+            "backspool invite AGENT, where the receiver runs: joining with the new one shuts out whoever used this one"
+        }
+        Some(NotTaken::Foreign) => {
+            "check the address (invite --address HOST:PORT); if the receiver was made anew: backspool invite AGENT, where it runs"
+        }
+        Some(NotTaken::OtherName) => "an invitation for its own name, or another --state for a second agent",
+    };
+    failure.recoded("E1201").advise(advice)
 }

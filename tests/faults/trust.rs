@@ -19,7 +19,7 @@ fn an_invitation_is_for_one_agent_once_and_for_a_while() {
     join(&invitation, "third").refused(12, "used already");
     let garbled = format!("{}{}", &invitation[..60], &invitation[61..]);
     for text in ["", "hello", "bsp1-", &invitation[..40], garbled.as_str()] {
-        join(text, "third").refused(12, "invitation");
+        join(text, "third").refused(2, "invitation");
     }
     join(&invitation.replace("bsp1-", "bsp9-"), "third").refused(18, "newer version");
     let short = cluster.invitation("late", &["--ttl", "1s"]);
@@ -30,6 +30,8 @@ fn an_invitation_is_for_one_agent_once_and_for_a_while() {
     join(&cluster.invitation("again", &[]), "third").document();
     join(&older, "fourth").refused(12, "does not know the invitation");
     assert!(!cluster.path("fourth/receiver.json").exists());
+    // A key has one name.
+    join(&cluster.invitation("elsewhere", &[]), "state").refused(12, "under another name");
     let ttl = cluster.ask(&["invite", "host", "--ttl", "30d"]);
     assert_eq!(ttl.exit, 2, "{ttl:?}");
     cluster.ask(&["invite", "../host"]).refused(2, "host");
@@ -47,7 +49,7 @@ fn a_string_of_another_receiver_is_not_taken() {
     cluster.stop_receiver();
     fs::remove_dir_all(&other.store).unwrap();
     other.start_receiver();
-    other.join_with(&foreign, &other.state).refused(12, "");
+    other.join_with(&foreign, &other.state).refused(12, "not the receiver that made it");
     assert!(!other.state.join("receiver.json").exists());
 }
 

@@ -53,6 +53,8 @@ pub enum JoinOutcome {
     Version,
     /// The receiver failed: try again.
     Internal,
+    /// This key is enrolled under another name.
+    OtherName,
 }
 
 /// What a receiver answers.
@@ -109,6 +111,7 @@ impl JoinReply {
             JoinOutcome::Used => (3, ""),
             JoinOutcome::Version => (4, ""),
             JoinOutcome::Internal => (5, ""),
+            JoinOutcome::OtherName => (6, ""),
         };
         assert!(is_name(name) == (code == 0), "{name:?} is no name for an agent");
         let mut w = Writer::with_capacity(JOIN_BYTES);
@@ -138,6 +141,7 @@ impl JoinReply {
             (3, 0) => Ok(Self(JoinOutcome::Used)),
             (4, 0) => Ok(Self(JoinOutcome::Version)),
             (5, 0) => Ok(Self(JoinOutcome::Internal)),
+            (6, 0) => Ok(Self(JoinOutcome::OtherName)),
             _ => Err(Malformed("an answer of no known kind")),
         }
     }

@@ -274,6 +274,7 @@ fn join_messages_come_back_and_no_byte_of_them_is_ignored() {
         JoinOutcome::Used,
         JoinOutcome::Version,
         JoinOutcome::Internal,
+        JoinOutcome::OtherName,
     ];
     for reply in outcomes.map(JoinReply) {
         let good = reply.encode();

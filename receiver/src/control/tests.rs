@@ -138,7 +138,7 @@ async fn an_invitation_is_made_and_names_this_receiver() {
     let invitation: link::Invitation = document["invitation"].as_str().unwrap().parse().unwrap();
     assert_eq!((invitation.address.as_str(), invitation.receiver), ("127.0.0.1:7440", ReceiverId(Pin([2; 32]))));
     let redeem = crate::enrol::redeem(api.groups.catalog(), &invitation.secret.0, [3; 32], crate::time::now());
-    assert_eq!(redeem.unwrap().as_str(), "web2");
+    assert_eq!(redeem.unwrap(), journal::wire::JoinOutcome::Joined("web2".to_owned()));
     for bad in [
         json!({"agent": "../x"}),
         json!({"agent": "x", "ttl_seconds": -1.0}),

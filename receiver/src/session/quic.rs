@@ -16,7 +16,6 @@ use tracing::{debug, info, warn};
 use super::state::Opening;
 use super::{End, Session, base, compare, group};
 use crate::enrol;
-use crate::error::Code;
 use crate::group::Groups;
 use crate::time;
 
@@ -72,13 +71,13 @@ impl Sessions {
         let (groups, pin, secret) = (Arc::clone(&self.groups), attempt.pin, attempt.request.secret);
         let redeem = move || enrol::redeem(groups.catalog(), &secret.0, pin.0, time::now());
         let outcome = match tokio::task::spawn_blocking(redeem).await {
-            Ok(Ok(name)) => {
-                info!(agent = %name, key = %pin, "joined");
-                JoinOutcome::Joined(name.as_str().to_owned())
+            Ok(Ok(outcome)) => {
+                info!(key = %pin, ?outcome, "asked to join");
+                outcome
             }
             Ok(Err(error)) => {
                 warn!(key = %pin, %error, "not joined");
-                if error.code() == Code::NOT_INVITED { JoinOutcome::Unknown } else { JoinOutcome::Internal }
+                JoinOutcome::Internal
             }
             Err(_) => JoinOutcome::Internal,
         };
