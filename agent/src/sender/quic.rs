@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use journal::error::{Error, Result};
-use journal::wire::{Hello, Message, Offer, Pin, ReceiverId, RefusalCode};
+use journal::wire::{Hello, Message, Offer, Pin, RebaseReason, ReceiverId, RefusalCode};
 use link::{Identity, Purpose, message_stream, refusal_of};
 use quinn::Connection;
 use tokio::sync::watch;
@@ -73,7 +73,7 @@ fn is_final(code: RefusalCode) -> bool {
         // A copy of this agent took over, and is refused as a sibling: then this one is let in again.
         Code::Superseded => false,
         Code::UnknownGroup | Code::Fenced | Code::Sibling | Code::UnknownHistory | Code::Damaged => true,
-        Code::ChainBroken | Code::Malformed | Code::Busy | Code::NoSpace | Code::Internal => false,
+        Code::ChainBroken | Code::Malformed | Code::Busy | Code::NoSpace | Code::Internal | Code::BaseLost => false,
     }
 }
 
@@ -151,10 +151,15 @@ async fn serve(connection: Connection, group: Arc<Group>, all: Vec<Arc<Group>>) 
             if is_final(refusal.code) {
                 // A start that is refused fails. What was running goes on: its clients have no other way to their volume. And
                 // damage over there is no affair of this host, nor of other groups.
-                if !were_connected(&all) && refusal.code != RefusalCode::Damaged {
-                    return Err(error);
+                if refusal.code != RefusalCode::Damaged {
+                    if !were_connected(&all) {
+                        return Err(error);
+                    }
+                    return Err(link::connection_error(connection.closed().await));
                 }
-                return Err(link::connection_error(connection.closed().await));
+            }
+            if refusal.code == RefusalCode::BaseLost {
+                rebase(&group).await?;
             }
         }
         tracing::warn!(group = group.name(), ?error, "the group's stream ended");
@@ -163,6 +168,17 @@ async fn serve(connection: Connection, group: Arc<Group>, all: Vec<Arc<Group>>) 
         }
         sleep(backoff.failed()).await;
     }
+}
+
+/// The receiver cannot take the end of a base, for it lost the base: nothing that is sent again would change that.
+async fn rebase(group: &Arc<Group>) -> Result<()> {
+    let group = Arc::clone(group);
+    let rebasing = tokio::task::spawn_blocking(move || {
+        // If it has more by now, it is ahead, and that is seen when it is opened.
+        let durable = group.link().borrow().durable;
+        group.rebase(durable, RebaseReason::Behind)
+    });
+    rebasing.await.map_err(|error| Error::unavailable("beginning anew failed").with_source(error))?
 }
 
 async fn serve_once(connection: &Connection, group: &Arc<Group>, backoff: &mut Backoff) -> Result<()> {

@@ -35,7 +35,8 @@ impl Log {
     pub fn mend(disk: Arc<dyn Disk>, options: LogOptions, entropy: Entropy) -> Result<Vec<Finding>> {
         let (mut log, _, mut named) = Self::open_named(Arc::clone(&disk), options, entropy)?;
         let Some(why) = log.closed.clone() else { return Ok(Vec::new()) };
-        let mut findings = vec![Finding::mended("manifest", format!("written anew: {why}"))];
+        let mut findings =
+            vec![Finding::mended("manifest", format!("written anew with what is left, because of {why}"))];
         // 1.
         let is_live = |segment: &&Arc<Segment>| matches!(segment.header.kind, SegmentKind::Live { .. });
         for segment in log.segments.values().filter(is_live).cloned().collect::<Vec<_>>() {

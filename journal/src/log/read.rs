@@ -15,7 +15,7 @@ use crate::codec::{
 use crate::error::{Error, Result};
 use crate::frame::Frame;
 use crate::index::{Builder, Footer, FrameSpot, read_events, read_footer, read_trailer};
-use crate::types::{SegmentNo, Seq, WallTime};
+use crate::types::{ResyncId, SegmentNo, Seq, WallTime};
 
 /// Where a frame is. Stays readable when its segment is sealed, and even when it is dropped.
 #[derive(Clone, Debug)]
@@ -74,6 +74,19 @@ impl Log {
     /// Whether segments were sealed or dropped since this was last asked.
     pub(crate) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
+    }
+
+    /// The latest place that anything in a base claims to have been read after; 0 = none.
+    pub(crate) fn base_as_of(&self, resync: ResyncId) -> Result<u64> {
+        let kind = SegmentKind::Base { resync };
+        let open = self.open_indexes().filter(|(segment, _)| segment.header.kind == kind);
+        let mut latest = open.flat_map(|(_, index)| &index.entries).map(|entry| entry.rank.seq).max().unwrap_or(0);
+        for segment in self.segments.values().filter(|segment| segment.header.kind == kind && segment.sealed.is_some())
+        {
+            let footer = segment.footer()?;
+            latest = footer.run.entries().iter().map(|entry| entry.rank.seq).max().unwrap_or(0).max(latest);
+        }
+        Ok(latest)
     }
 
     /// Indexes of the segments being written: the live one's, and the bases'.

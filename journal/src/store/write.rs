@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::cache::IndexCache;
 use super::timeline::Timeline;
 use super::version::{Library, Version};
-use crate::codec::{Body, Sealed, SegmentKind};
+use crate::codec::{Body, FrameKind, Sealed, SegmentKind};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::frame::Frame;
@@ -104,8 +104,8 @@ impl Store {
     /// Appends live frames; not durable before [`sync`](Self::sync). Frames that are here already are passed over.
     ///
     /// # Errors
-    /// `Invalid` for a frame that does not continue the order, or seals a base that is not durable: then nothing was written.
-    /// Any other error closes the store: reopen it.
+    /// `Invalid` for a frame that does not continue the order, `NotFound` for one that seals a base that is not durable here,
+    /// `Corrupt` for one that seals what cannot be: then nothing was written. Any other error closes the store: reopen it.
     pub fn append(&mut self, frames: &[Frame], session: SessionId, now: WallTime) -> Result<()> {
         let (frames, _) = self.log.admit(frames)?;
         let sealed = self.sealed_in(frames)?;
@@ -187,16 +187,23 @@ impl Store {
         let mut bases = Vec::new();
         // Without notes there is none: most frames need not be looked through.
         for frame in frames.iter().filter(|frame| frame.header().notes_bytes > 0) {
-            for record in frame.records() {
+            let FrameKind::Live { first } = frame.header().kind else { continue };
+            for (place, record) in (first.number()..).zip(frame.records()) {
                 let Body::Sealed(Sealed { resync, head, frames }) = record.body else { continue };
                 if self.timeline.sealed(resync).is_some() || bases.contains(&resync) {
-                    return Err(Error::invalid(format!("base {resync} is sealed twice")));
+                    return Err(Error::corrupt(format!("base {resync} is sealed twice")));
                 }
                 let durable = self.log.base_durable(resync);
                 let found = durable.map_or((0, ChainHead::START), |head| (head.frame.number(), head.chain));
                 if found != (frames, head) {
                     let why = format!("base {resync} is sealed with {frames} frames, {} are durable", found.0);
-                    return Err(Error::invalid(why));
+                    return Err(Error::not_found(why));
+                }
+                // It would be in views of what was not written yet.
+                let as_of = self.log.base_as_of(resync)?;
+                if as_of >= place {
+                    let why = format!("base {resync} is sealed at {place} and says that it was read after {as_of}");
+                    return Err(Error::corrupt(why));
                 }
                 bases.push(resync);
             }

@@ -72,6 +72,8 @@ codes! {
     Superseded = 13, Fenced, "superseded by a newer session";
     /// A failure that is nobody's fault but this side's.
     Internal = 14, Unavailable, "an internal failure";
+    /// A `sealed` record whose base is not here as it says: begin anew at the head, with another base.
+    BaseLost = 15, Unavailable, "the base that is sealed is not here";
 }
 
 impl RefusalCode {

@@ -1,6 +1,7 @@
-//! `POST /v1/verify {group}`, answered with lines: all that is kept is read and checked.
+//! `POST /v1/verify {group}`, answered with lines: all that is kept is read and checked, and what keeps a group from going on is mended.
 
 use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use axum::extract::State;
@@ -32,8 +33,8 @@ pub(super) async fn verify(State(app): State<App>, body: Bytes) -> Response {
 async fn run(app: App, request: Request, lines: Lines) -> Result<Value> {
     let group = app.groups.by_name(&request.group)?;
     let _alone = group.reserve("a verification")?;
-    let checked = group.clone();
-    let (mut bytes, mut findings) = blocking(move || journal(&checked, lines)).await?;
+    let lines = Arc::new(Mutex::new(lines));
+    let (mut bytes, mut findings) = checked(&group, &lines).await?;
     if let Some(image) = app.groups.image(group.id()) {
         match image.check().await {
             Ok((compared, differing)) => {
@@ -41,6 +42,18 @@ async fn run(app: App, request: Request, lines: Lines) -> Result<Value> {
                 findings.extend(differing);
             }
             Err(error) => findings.push(damage("the replica image", &error.to_string())),
+        }
+    }
+    // After the image: it has noted by now that the journal ends before what it holds.
+    if group.damage().is_some() {
+        match group.mend().await {
+            Ok(mended) => {
+                let (_, left) = checked(&group, &lines).await?;
+                let is_mended = group.damage().is_none();
+                findings.iter_mut().for_each(|finding| finding.mended = is_mended && !left.contains(finding));
+                findings.extend(mended);
+            }
+            Err(error) => findings.push(damage("the journal", &format!("it could not be mended: {error}"))),
         }
     }
     if findings.is_empty() {
@@ -53,8 +66,13 @@ async fn run(app: App, request: Request, lines: Lines) -> Result<Value> {
     Ok(json!({"schema": 1, "ok": findings.is_empty(), "bytes_checked": bytes, "findings": findings}))
 }
 
+async fn checked(group: &Group, lines: &Arc<Mutex<Lines>>) -> Result<(u64, Vec<Finding>)> {
+    let (group, lines) = (group.clone(), Arc::clone(lines));
+    blocking(move || journal(&group, &mut lines.lock().unwrap_or_else(PoisonError::into_inner))).await
+}
+
 /// The journal; what was found when it was opened counts too, but a torn tail that was cut is no damage.
-fn journal(group: &Group, mut lines: Lines) -> Result<(u64, Vec<Finding>)> {
+fn journal(group: &Group, lines: &mut Lines) -> Result<(u64, Vec<Finding>)> {
     let snapshot = group.snapshot();
     let mut findings: Vec<Finding> = snapshot.findings.into_iter().filter(|finding| !finding.mended).collect();
     let Some(library) = snapshot.library else {

@@ -5,12 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use journal::frame::Frame;
-use journal::log::{BaseHead, Head};
+use journal::log::{BaseHead, Finding, Head};
 use journal::types::{ResyncId, SessionId};
 use journal::wire::{Refusal, RefusalCode, Report};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::{Group, Order, Progress, Told};
+use crate::error::{Code, Error};
 
 /// Commands that may wait; small ones, for large ones run out of bytes first.
 const COMMANDS: usize = 1024;
@@ -43,6 +44,10 @@ pub(super) enum Command {
         session: SessionId,
         resync: ResyncId,
         reply: oneshot::Sender<Result<Option<BaseHead>, Refusal>>,
+    },
+    /// A person wants the journal to be mended.
+    Mend {
+        reply: oneshot::Sender<journal::error::Result<Vec<Finding>>>,
     },
     Stop,
 }
@@ -121,6 +126,17 @@ impl Group {
         }
         let ingest = Ingest { group: self.clone(), session, queue };
         Ok(Attachment { head, progress: self.progress(), orders, ingest })
+    }
+}
+
+impl Group {
+    /// Mends a journal that is damaged, so that its agent can go on with it; what was done, nothing if it is not damaged.
+    pub(crate) async fn mend(&self) -> crate::error::Result<Vec<Finding>> {
+        let stopping = || Error::new(Code::FAILED, "the receiver is stopping");
+        let queue = self.queue().clone().ok_or_else(stopping)?;
+        let (reply, answer) = oneshot::channel();
+        queue.commands.send(Command::Mend { reply }).await.map_err(|_| stopping())?;
+        Ok(answer.await.map_err(|_| stopping())??)
     }
 }
 

@@ -212,6 +212,14 @@ impl Group {
         Ok(Reserved(self.clone()))
     }
 
+    /// Why nothing is written until a person has looked.
+    pub(crate) fn damage(&self) -> Option<String> {
+        match &self.shared.progress.borrow().fault {
+            Some(Fault::Damaged(why)) => Some(why.clone()),
+            _ => None,
+        }
+    }
+
     /// Notes that all of it was checked.
     pub fn verified(&self, when: WallTime) {
         self.state().last_verified = Some(when);

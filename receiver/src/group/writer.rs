@@ -93,6 +93,10 @@ impl Writer {
                     self.write(std::mem::take(&mut batch));
                     let _ = reply.send(self.open_base(session, resync));
                 }
+                Command::Mend { reply } => {
+                    self.write(std::mem::take(&mut batch));
+                    let _ = reply.send(self.mend());
+                }
                 Command::Stop => stop = true,
             }
         }
@@ -197,7 +201,12 @@ impl Writer {
         let Some(why) = closed else {
             // Nothing was written: the frame is wrong, not the disk.
             info!(group = %name, ?session, %error, "a frame was refused");
-            return Refusal::new(RefusalCode::ChainBroken, text);
+            let code = match error.kind() {
+                ErrorKind::NotFound => RefusalCode::BaseLost,
+                ErrorKind::Corrupt => RefusalCode::Malformed,
+                _ => RefusalCode::ChainBroken,
+            };
+            return Refusal::new(code, text);
         };
         error!(group = %name, %error, "the journal is not written to any more");
         let fault = match error.kind() {
@@ -207,6 +216,20 @@ impl Writer {
         let refusal = fault.refusal();
         self.group.shared.progress.send_modify(|now| now.fault = Some(fault));
         refusal
+    }
+
+    /// Mends the journal if it is damaged. Nobody has it open meanwhile.
+    fn mend(&mut self) -> journal::error::Result<Vec<Finding>> {
+        if !matches!(self.group.shared.progress.borrow().fault, Some(Fault::Damaged(_))) {
+            return Ok(Vec::new());
+        }
+        self.store = None;
+        let Opening { disk, segment_bytes, entropy, .. } = self.opening.clone();
+        let mended = Store::mend(disk, self.group.id(), segment_bytes, entropy);
+        // What was published before is not what there is.
+        self.group.shared.progress.send_modify(|now| now.head = None);
+        self.reopen();
+        mended
     }
 
     /// Opens the journal anew: recovery decides what of the last batch is there.
@@ -219,7 +242,8 @@ impl Writer {
                 for Finding { place, what, mended } in &findings {
                     warn!(group = %name, place, what, mended, "found while opening the journal");
                 }
-                let fault = store.closed().map(|why| Fault::Damaged(why.to_owned()));
+                let hint = format!("`backspool verify {name}` sets aside what cannot be read, and the agent goes on");
+                let fault = store.closed().map(|why| Fault::Damaged(format!("{why}; {hint}")));
                 let mut state = self.group.state();
                 state.library = Some(store.library());
                 state.findings = findings;

@@ -108,6 +108,7 @@ impl Files {
 
     /// Ends what a crash or an error interrupted, so that the files hold what the state says.
     pub(crate) fn settle(&mut self, version: &Arc<Version>, pace: Pace<'_>) -> Result<()> {
+        self.forget_beyond(version.head().map(|head| head.seq))?;
         if self.settled {
             return Ok(());
         }
@@ -118,6 +119,23 @@ impl Files {
             return self.carry_out(&moves, intent.poses, pace);
         }
         if self.state.pose() == Pose::Following { self.follow(version, pace).map(drop) } else { Ok(()) }
+    }
+
+    /// A journal that ends before a place where the files were is not the one that took them there: its end was set aside, or it is an older
+    /// copy, and the same numbers may come to mean something else. What the files hold is unknown then, but they stay where they are.
+    fn forget_beyond(&mut self, head: Option<Seq>) -> Result<()> {
+        let is_beyond = |place: u64| place > Seq::encode(head);
+        let state = &mut self.state;
+        let standing = state.poses.pop();
+        state.poses.retain(|pose| !matches!(pose, Pose::Held(place) if is_beyond(*place)));
+        state.poses.extend(standing);
+        let intent = state.intent.take_if(|intent| is_beyond(intent.to));
+        if intent.is_some() || state.at.is_some_and(is_beyond) {
+            warn!(group = %self.group, "the journal ends before what the image holds: all of it will be compared");
+            state.at = None;
+            self.settled = matches!(state.pose(), Pose::Held(_)) && state.intent.is_none();
+        }
+        self.save()
     }
 
     /// Brings the files to the newest point; how many bytes were written. Nothing while there is no point.

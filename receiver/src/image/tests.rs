@@ -249,3 +249,43 @@ fn an_image_that_is_replaced_while_it_is_open_is_noticed() {
         }
     }
 }
+
+/// The end of the journal was set aside, and the same numbers come to mean something else.
+#[test]
+fn a_journal_that_ends_before_the_image_is_compared_in_full() {
+    for held in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut long, mut short) = (History::new(3, &[700, 33]), History::new(3, &[700, 33]));
+        long.run(40);
+        short.run(4);
+        let mut files = Files::load(dir.path(), GROUP).unwrap();
+        files.settle(&long.version(), &mut go).unwrap();
+        let (early, late) = (*long.points.keys().nth(1).unwrap(), newest(&long));
+        if held {
+            roll(&mut files, &long, to(&long, early), &mut go).unwrap();
+            roll(&mut files, &long, to(&long, late), &mut go).unwrap();
+        }
+        check(dir.path(), &long, late);
+        files.stop().unwrap();
+        drop(files);
+        let mut files = Files::load(dir.path(), GROUP).unwrap();
+        files.settle(&short.version(), &mut go).unwrap();
+        match held {
+            true => check(dir.path(), &long, late),
+            false => check(dir.path(), &short, newest(&short)),
+        }
+        assert_eq!(files.state().at(), (!held).then(|| newest(&short)));
+        // Another history from there on.
+        short.any_point();
+        short.run(60);
+        assert!(newest(&short) > late);
+        if held {
+            roll(&mut files, &short, Goal::Undo, &mut go).unwrap();
+            check(dir.path(), &short, early);
+            roll(&mut files, &short, Goal::Follow, &mut go).unwrap();
+        }
+        files.settle(&short.version(), &mut go).unwrap();
+        files.follow(&short.version(), &mut go).unwrap();
+        check(dir.path(), &short, newest(&short));
+    }
+}

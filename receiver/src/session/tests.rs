@@ -411,9 +411,33 @@ async fn a_base_that_is_not_here_is_not_sealed() {
         match live.hear().await {
             // The first frame, if it was not in one batch with the second.
             Ok(Message::Durable(head)) => assert_eq!(head.frame, FrameNo::FIRST),
-            answer => return assert_eq!(code(answer), RefusalCode::ChainBroken),
+            answer => return assert_eq!(code(answer), RefusalCode::BaseLost),
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_that_was_read_after_it_was_sealed_is_refused() {
+    let receiver = Receiver::start();
+    let identity = receiver.enrol("web", SECRET);
+    let agent = receiver.session(&identity).await;
+    let (mut live, _) = agent.open().await;
+    let mut frames = Frames::new();
+    let first = frames.begin(&[1024]);
+    live.frame(&first).await;
+    live.durable(&first).await;
+    // The place of the record that seals it: what is read before that is out is read after the one before it at the latest.
+    let base = base_frame(RESYNC, Some(frames.seq()), 0, extent(9, 1), &[9; 512]);
+    let mut stream = Stream::open(&agent.connection).await;
+    stream.say(&Message::OpenBase { group: GROUP, resync: RESYNC }).await;
+    assert_eq!(stream.hear().await, Ok(Message::BaseOpened(None)));
+    stream.frame(&base).await;
+    assert!(matches!(stream.hear().await, Ok(Message::BaseDurable(_))));
+    frames.push(Body::Sealed(Sealed { resync: RESYNC, head: base.head(), frames: 1 }));
+    live.frame(&frames.finish()).await;
+    assert_eq!(agent.refused().await, RefusalCode::Malformed);
+    let version = receiver.groups.by_name("db").unwrap().library().unwrap().now();
+    assert_eq!(version.head().map(|head| head.chain), Some(first.head()), "nothing of it is in the order");
 }
 
 #[tokio::test(flavor = "multi_thread")]
