@@ -169,6 +169,8 @@ pub(crate) struct Protect {
     /// How large the agent's own journal of a group may become [default: 8GiB]
     #[arg(long, value_name = "SIZE")]
     pub(crate) spool_size: Option<String>,
+    #[command(flatten)]
+    pub(crate) decided: Decided,
 }
 
 /// `agent`
@@ -177,6 +179,21 @@ pub(crate) struct Agent {
     /// Let other machines connect to the taps: NBD has neither passwords nor encryption
     #[arg(long)]
     pub(crate) nbd_remote: bool,
+    #[command(flatten)]
+    pub(crate) decided: Decided,
+}
+
+/// What only a person can decide when an agent starts.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct Decided {
+    /// Go on with groups that would be refused, because this agent's state is a copy or old, or another agent wrote last: everything is
+    /// compared, older points stay, and the other agent is refused from then on
+    #[arg(long)]
+    pub(crate) take_over: bool,
+    /// Protect a source that is another file or device than before under its volume's name: it is compared in full, and older
+    /// points keep what they have
+    #[arg(long)]
+    pub(crate) replaced: bool,
 }
 
 /// What notices changes.

@@ -9,7 +9,7 @@ use agent::run::{Event, GroupOptions, ProtectOptions, protect};
 use serde_json::json;
 
 use super::{Context, Outcome, stopped};
-use crate::args::{Agent, Protect, Tracker};
+use crate::args::{Agent, Decided, Protect, Tracker};
 use crate::config::{Config, Group, Spool, Volume};
 use crate::error::Failure;
 use crate::names::Name;
@@ -17,7 +17,7 @@ use crate::units::parse_size;
 
 /// `protect`
 pub(super) async fn run(context: &Context, args: &Protect) -> Outcome {
-    run_groups(context, &Config::load(&context.global)?, &typed(args)?, args.nbd_remote).await
+    run_groups(context, &Config::load(&context.global)?, &typed(args)?, args.nbd_remote, args.decided).await
 }
 
 /// `agent`
@@ -27,15 +27,21 @@ pub(super) async fn run_config(context: &Context, args: &Agent) -> Outcome {
         let failure = Failure::new("E0204", "the config file has no group to protect");
         return Err(failure.advise("add a [[group]] to it, or name volumes: backspool protect --help"));
     }
-    run_groups(context, &config, &config.group, args.nbd_remote).await
+    run_groups(context, &config, &config.group, args.nbd_remote, args.decided).await
 }
 
-async fn run_groups(context: &Context, config: &Config, groups: &[Group], nbd_remote: bool) -> Outcome {
+async fn run_groups(
+    context: &Context,
+    config: &Config,
+    groups: &[Group],
+    nbd_remote: bool,
+    decided: Decided,
+) -> Outcome {
     context.refuse_dry_run("protect")?;
     unique("groups", groups.iter().map(|group| group.name.as_str()))?;
     let options = ProtectOptions {
         state_dir: config.state(&context.global),
-        groups: groups.iter().map(checked).collect::<Result<_, _>>()?,
+        groups: groups.iter().map(|group| checked(group, decided)).collect::<Result<_, _>>()?,
         nbd: addresses(groups)?,
         remote: if nbd_remote { agent::RemoteClients::Allowed } else { agent::RemoteClients::Refused },
         socket: context.global.socket.clone(),
@@ -67,7 +73,7 @@ fn typed(args: &Protect) -> Result<Vec<Group>, Failure> {
     })
 }
 
-fn checked(group: &Group) -> Result<GroupOptions, Failure> {
+fn checked(group: &Group, decided: Decided) -> Result<GroupOptions, Failure> {
     let name = Name::parse("a group", &group.name)?;
     if group.volume.is_empty() {
         return Err(Failure::argument(format!("group {name} has no volume")).advise("add a [[group.volume]]"));
@@ -80,7 +86,8 @@ fn checked(group: &Group) -> Result<GroupOptions, Failure> {
         volumes.push((name.to_string(), path));
     }
     let spool_limit_bytes = group.spool.size.as_deref().map_or(Ok(SPOOL_BYTES), parse_size)?;
-    Ok(GroupOptions { name: name.to_string(), volumes, spool_limit_bytes })
+    let Decided { take_over, replaced } = decided;
+    Ok(GroupOptions { name: name.to_string(), volumes, spool_limit_bytes, take_over, replaced })
 }
 
 /// Where volumes are served that do not have the default, by group and volume.
@@ -129,11 +136,13 @@ mod tests {
             nbd: None,
             nbd_remote: false,
             spool_size: None,
+            decided: Decided::default(),
         }
     }
 
     fn shape(args: &Protect) -> Vec<(String, Vec<String>)> {
-        let groups: Vec<_> = typed(args).unwrap().iter().map(|group| checked(group).unwrap()).collect();
+        let groups: Vec<_> =
+            typed(args).unwrap().iter().map(|group| checked(group, Decided::default()).unwrap()).collect();
         let names = |group: GroupOptions| (group.name, group.volumes.into_iter().map(|(name, _)| name).collect());
         groups.into_iter().map(names).collect()
     }
@@ -148,7 +157,9 @@ mod tests {
     #[test]
     fn what_cannot_be_protected_is_refused() {
         let refused = |args: &Protect| {
-            let checked = typed(args).and_then(|groups| groups.iter().map(checked).collect::<Result<Vec<_>, _>>());
+            let checked = typed(args).and_then(|groups| {
+                groups.iter().map(|group| checked(group, Decided::default())).collect::<Result<Vec<_>, _>>()
+            });
             checked.unwrap_err().exit()
         };
         for bad in ["a", "a=", "=/a", "A=/a", "a/b=/a"] {

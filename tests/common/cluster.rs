@@ -150,6 +150,20 @@ impl Cluster {
         call(&self.protect_with(state, source, &format!("unix:{}", tap.display())))
     }
 
+    /// Another agent of the volume, with everything of its own, that says when it is ready.
+    pub(crate) fn start_beside(&self, state: &Path, source: &Path, tap: &Path) -> Process {
+        let args = self.protect_with(state, source, &format!("unix:{}", tap.display()));
+        let mut agent = Process::start(&self.path("beside.log"), &args);
+        assert_eq!(agent.event()["event"], "ready");
+        agent
+    }
+
+    /// What the agent with this state says by itself of the group.
+    pub(crate) fn status_of(&self, state: &Path) -> Value {
+        let (_, body) = request(&state.join("agent.sock"), "GET", "/v1/status", "").unwrap();
+        serde_json::from_slice::<Value>(&body).unwrap()["groups"][0].clone()
+    }
+
     fn protect_args(&self) -> Vec<OsString> {
         self.protect_with(&self.state, &self.source, &self.tap())
     }
@@ -224,8 +238,7 @@ impl Cluster {
 
     /// What the agent says by itself of a group.
     pub(crate) fn agent_status(&self) -> Value {
-        let (_, body) = request(&self.state.join("agent.sock"), "GET", "/v1/status", "").unwrap();
-        serde_json::from_slice::<Value>(&body).unwrap()["groups"][0].clone()
+        self.status_of(&self.state)
     }
 
     /// Restores the volume as of `at` to a file or device.

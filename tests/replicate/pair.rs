@@ -101,6 +101,8 @@ impl Pair {
                 name: "db".to_owned(),
                 volumes: vec![("db".to_owned(), self.path("source.img"))],
                 spool_limit_bytes: 1 << 30,
+                take_over: false,
+                replaced: false,
             }],
             nbd: BTreeMap::new(),
             remote: RemoteClients::Refused,

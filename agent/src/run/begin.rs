@@ -21,7 +21,7 @@ use super::switch::Switch;
 use crate::base::{BaseVolume, Known};
 use crate::capture::{Capture, SystemClock, boot_id};
 use crate::source::{Source, Storage, refuse_inside};
-use crate::spool::{Epoch, Found, Spool};
+use crate::spool::{Epoch, Found, Spool, sweep};
 use crate::state::{self, Action, Facts, GroupState, Groups, OpenedEpoch, Plan, plan};
 use crate::tap::Tap;
 use crate::{Error, Result};
@@ -35,6 +35,10 @@ pub struct GroupOptions {
     pub volumes: Vec<(String, PathBuf)>,
     /// Bytes its spool may take.
     pub spool_limit_bytes: u64,
+    /// This agent goes on with the group, whoever wrote it last.
+    pub take_over: bool,
+    /// A source may be another file or device than before.
+    pub replaced: bool,
 }
 
 /// What is the same for all runs of a group in one process.
@@ -65,15 +69,19 @@ impl Group {
         }
         let mut state = Groups::open(state_dir)?.claim(&options.name, link::random)?;
         let facts = facts(state.state(), &options.volumes, &sources)?;
-        let plan = plan(state.state(), &facts)?;
+        // Beside a copied state stands a copied source; whether they may go on is decided with the receiver.
+        let plan = plan(state.state(), &facts, options.replaced || state.is_copied())?;
+        warn_of_changes(&plan);
+        sweep(&state.spool_dir());
         let found = Found::open(&state.spool_dir(), state.state().id, options.spool_limit_bytes, link::random)?;
         let parent = parent(state.state(), found.head);
         let (id, boot, wake) = (state.state().id, boot_id()?, Arc::new(Notify::new()));
         let names = options.volumes.iter().map(|(name, _)| name.as_str());
         let subjects = subjects(state.state(), &plan, names, &sources);
         let parts = Parts { id, boot, wake: &wake };
-        let volumes = remembered(&subjects);
-        let run = begin(&parts, &mut state, found, parent, volumes, &subjects, (&plan.removed, plan.gap.as_ref()))?;
+        let epoch = open_epoch(&mut state, parent, remembered(&subjects)?)?;
+        let run = begin(&parts, epoch, found, parent, &subjects, (&plan.removed, plan.gap.as_ref()))?;
+        sweep(&state.spool_dir());
         let described: Vec<_> = subjects.iter().map(|it| (it.number, it.uuid, it.name.to_owned())).collect();
         let volumes = described.into_iter().zip(sources).map(|((number, uuid, name), source)| {
             let source = Arc::new(source);
@@ -94,35 +102,61 @@ impl Group {
             link: watch::Sender::new(Link::default()),
             stopping: AtomicBool::new(false),
             link_is_fast: AtomicBool::new(false),
+            take_over: AtomicBool::new(options.take_over),
         })
     }
 
-    /// Begins anew at the receiver's head: what is in the spool is given up, and everything is compared.
+    /// Begins anew at the receiver's head: what is in the spool is given up, and everything is compared. The host waits only for
+    /// what happens in memory.
     pub(crate) fn rebase(&self, parent: Option<Head>, reason: RebaseReason) -> Result<()> {
-        // 1. Nobody writes in between: a change is in the old run, or in the new one.
-        let mut paused: Vec<_> = self.volumes.iter().map(|volume| volume.switch.pause()).collect();
-        let mut run = self.write();
-        // 2. The old run ends. What it captured is on the sources.
-        run.stage = Stage::Sealed;
-        run.spool = None;
-        // 3. The new one begins.
-        let mut state = self.state();
-        let found = Found::open(&state.spool_dir(), self.id, self.spool_limit_bytes, link::random)?;
         let action = if parent.is_some() { Action::Compare } else { Action::FirstCopy };
         let subjects: Vec<Subject<'_>> = self.volumes.iter().map(|volume| Subject::of(volume, action)).collect();
-        let parts = Parts { id: self.id, boot: self.boot, wake: &self.wake };
         let text = match reason {
             RebaseReason::Ahead => "the receiver has more than this agent remembers",
             RebaseReason::Behind => "the receiver has less than it had called durable",
+            RebaseReason::TakenOver => "this agent took over what another had written",
         };
         let gap = Gap { reason: GapReason::UncleanStart, text: text.to_owned() };
-        let volumes = remembered(&subjects);
-        *run = begin(&parts, &mut state, found, parent, volumes, &subjects, (&[], Some(&gap)))?;
-        for (volume, tap) in self.volumes.iter().zip(&mut paused) {
-            **tap = Tap::new(volume.number, volume.source.clone(), Arc::clone(&run.capture));
-        }
+        // 1. What takes time, while the old run goes on beside it: an empty spool, and that there is a new epoch, durably. After a
+        //    crash from here on the receiver is found ahead, behind or strange again.
+        let (mut found, epoch, dir) = {
+            let mut state = self.state();
+            let dir = state.spool_dir();
+            let found = Found::anew(&dir, self.id, self.spool_limit_bytes, link::random)?;
+            let epoch = open_epoch(&mut state, parent, remembered(&subjects)?)?;
+            state.set_durable(parent)?;
+            (found, epoch, dir)
+        };
+        let old = {
+            // 2. Nobody writes in between: a change is in the old run, or in the new one.
+            let mut paused: Vec<_> = self.volumes.iter().map(|volume| volume.switch.pause()).collect();
+            let mut run = self.write();
+            if self.is_stopping() {
+                return Err(Error::unavailable("the agent stops"));
+            }
+            // 3. The new run takes the old one's place. What that captured is on the sources.
+            (_, found.time) = run.capture.last();
+            let parts = Parts { id: self.id, boot: self.boot, wake: &self.wake };
+            let new = begin(&parts, epoch, found, parent, &subjects, (&[], Some(&gap)))?;
+            for (volume, tap) in self.volumes.iter().zip(&mut paused) {
+                **tap = Tap::new(volume.number, volume.source.clone(), Arc::clone(&new.capture));
+            }
+            std::mem::replace(&mut *run, new)
+        };
+        // 4. The old one ends, and then its spool goes.
+        drop(old);
+        sweep(&dir);
+        self.decided();
         self.base_changed.notify_one();
         Ok(())
+    }
+
+    /// What a person said at the start was carried out, and what is remembered is the only one of its kind again.
+    pub(super) fn decided(&self) {
+        self.take_over.store(false, Ordering::Release);
+        if let Err(error) = self.state().settle_here() {
+            tracing::error!(?error, "the state cannot be written");
+        }
     }
 
     /// Captures no more: what was captured is sent while there is time.
@@ -167,7 +201,8 @@ fn facts(state: &GroupState, volumes: &[(String, PathBuf)], sources: &[Source]) 
         let known = state.volumes.iter().find(|(_, volume)| volume.name == *name);
         let proof = known.and_then(|(number, _)| state.stopped.as_ref()?.proofs.get(number));
         let unchanged = proof.map(|proof| source.is_unchanged_since(proof)).transpose()?;
-        Ok(Facts { name: name.clone(), path: path.clone(), size: source.size(), unchanged })
+        let (size, identity) = (source.size(), source.identity()?);
+        Ok(Facts { name: name.clone(), path: path.clone(), size, identity, unchanged })
     });
     facts.collect()
 }
@@ -193,28 +228,45 @@ fn subjects<'a>(
     subjects.collect()
 }
 
-fn remembered(subjects: &[Subject<'_>]) -> BTreeMap<VolumeNo, state::Volume> {
+fn remembered(subjects: &[Subject<'_>]) -> Result<BTreeMap<VolumeNo, state::Volume>> {
     let volumes = subjects.iter().map(|it| {
         let (path, size): (PathBuf, Sectors) = (it.source.path().to_owned(), it.source.size());
-        (it.number, state::Volume { uuid: it.uuid, name: it.name.to_owned(), path, size })
+        let (uuid, name, identity) = (it.uuid, it.name.to_owned(), it.source.identity()?);
+        Ok((it.number, state::Volume { uuid, name, path, size, identity }))
     });
     volumes.collect()
 }
 
-/// Opens an epoch and records what is to be known from its beginning.
-fn begin(
-    parts: &Parts<'_>,
+/// What is an event for the journal may be a surprise for a person.
+fn warn_of_changes(plan: &Plan) {
+    if plan.volumes.iter().any(|volume| volume.resized) {
+        let why = plan.gap.as_ref().map_or("", |gap| &gap.text);
+        tracing::warn!(why, "a volume has another size than before: older points keep theirs");
+    }
+}
+
+/// An epoch that continues `parent`, of these volumes: durable on return.
+fn open_epoch(
     state: &mut state::Group,
-    found: Found,
     parent: Option<Head>,
     volumes: BTreeMap<VolumeNo, state::Volume>,
-    subjects: &[Subject<'_>],
-    (removed, gap): (&[VolumeNo], Option<&Gap>),
-) -> Result<Run> {
+) -> Result<EpochId> {
     let epoch = EpochId::new(link::random()).ok_or_else(|| Error::unavailable("no random identity"))?;
     let chain = parent.map_or(ChainHead::START, |head| head.chain);
     let (before, seq) = (parent.map(|head| head.epoch), parent.map(|head| head.seq));
     state.begin(OpenedEpoch { id: epoch, parent: before, seq, chain }, volumes)?;
+    Ok(epoch)
+}
+
+/// Begins a run and records what is to be known from its beginning.
+fn begin(
+    parts: &Parts<'_>,
+    epoch: EpochId,
+    found: Found,
+    parent: Option<Head>,
+    subjects: &[Subject<'_>],
+    (removed, gap): (&[VolumeNo], Option<&Gap>),
+) -> Result<Run> {
     let wake = Arc::clone(parts.wake);
     let opened = Epoch { group: parts.id, id: epoch, boot: parts.boot, parent, continues: gap.is_none() };
     let on_new = Box::new(move || wake.notify_one());
@@ -237,7 +289,10 @@ fn declare(capture: &Capture, subjects: &[Subject<'_>], removed: &[VolumeNo], ga
         match it.action {
             Action::Continue => vec![],
             Action::FirstCopy => vec![add],
-            Action::Compare => vec![Body::VolumeRemove { volume }, add],
+            // Its size once more: what an earlier one had beyond it does not come back when it grows again.
+            Action::Compare => {
+                vec![Body::VolumeRemove { volume }, add, Body::Resize { volume, size: it.source.size() }]
+            }
         }
     });
     records.chain(gone).chain(said).for_each(|body| {

@@ -43,6 +43,8 @@ pub(crate) struct Group {
     pub(super) link: watch::Sender<Link>,
     pub(super) stopping: AtomicBool,
     pub(super) link_is_fast: AtomicBool,
+    /// A person said that this agent goes on with the group, whoever wrote it last.
+    pub(super) take_over: AtomicBool,
 }
 
 /// A volume and its export.
@@ -132,7 +134,15 @@ impl Group {
         let acked = self.link.borrow().durable.max_by_seq(state.state().durable);
         // On which side of the receiver's head the tail lies is all that is asked of it.
         let tail = if dropped { head } else { None };
-        Ok(stream.opened(&Facts { epochs: &epochs, tail, head, acked, receiver, found }))
+        let (copied, take_over) = (state.is_copied(), self.take_over.load(Ordering::Acquire));
+        drop(state);
+        let facts = Facts { epochs: &epochs, tail, head, acked, receiver, found, copied, take_over };
+        let next = stream.opened(&facts);
+        if matches!(next, Next::Send { .. }) {
+            spool.goes_on_from(receiver.map(|head| head.seq))?;
+            self.decided();
+        }
+        Ok(next)
     }
 
     /// The group is open at the receiver, which has all up to `durable`.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use journal::error::{Error, Result};
-use journal::wire::{Message, Refusal, RefusalCode};
+use journal::wire::{Message, Refusal, RefusalCode, Stranger};
 use link::{MessageReader, MessageWriter};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -64,9 +64,11 @@ impl Live {
                 tracing::warn!(group = group.name(), ?reason, "everything is compared anew");
             }
             Next::Refuse(stranger) => {
-                let text = "the receiver has another history of this group than this agent";
-                tracing::error!(group = group.name(), ?stranger, text);
-                return Err(Refusal::new(RefusalCode::UnknownHistory, text).into());
+                let code = match stranger {
+                    Stranger::Sibling => RefusalCode::Sibling,
+                    Stranger::Unknown | Stranger::Copied => RefusalCode::UnknownHistory,
+                };
+                return Err(Refusal::new(code, stranger.to_string()).into());
             }
         }
         group.connected(receiver);

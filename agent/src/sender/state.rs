@@ -211,7 +211,7 @@ mod tests {
     fn open(tail: u64, end: u64, acked: u64, receiver: Option<Head>) -> (Stream, Next) {
         let at = |seq: u64| Seq::new(seq).map(|seq| head(seq.number()));
         let found = receiver.filter(|head| (tail.max(1)..=end).contains(&head.seq.number()));
-        let epochs = [OwnEpoch { id: EpochId([1; 16]), parent: None }];
+        let epochs = [1, 2].map(|id| OwnEpoch { id: EpochId([id; 16]), parent: None });
         let facts = Facts {
             epochs: &epochs,
             tail: at(tail),
@@ -219,6 +219,8 @@ mod tests {
             acked: at(acked),
             receiver,
             found: found.map(|receiver| head(receiver.seq.number())),
+            copied: false,
+            take_over: false,
         };
         let mut stream = Stream::default();
         stream.connected();

@@ -3,6 +3,7 @@
 //! All I/O is `O_DIRECT`: a buffered read of a mounted device can return old data even after an fsync. Who may open a source,
 //! and why not, is in `open`; whether anybody wrote to it while the agent was stopped, in `proof`.
 
+mod identity;
 mod open;
 mod proof;
 mod ring;
@@ -25,6 +26,7 @@ use nbd::Transfer;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, retry_on_intr};
 
+pub use identity::Identity;
 pub use open::refuse_inside;
 pub use proof::FileProof;
 
@@ -89,6 +91,19 @@ impl Source {
     /// Whether it is a block device.
     pub fn is_device(&self) -> bool {
         self.is_device
+    }
+
+    /// Which file or device it is; `None`: nothing tells it from another.
+    pub fn identity(&self) -> crate::Result<Option<Identity>> {
+        if self.is_device {
+            return Ok(Identity::of_device(&self.file.metadata()?));
+        }
+        Identity::of_file(&self.file).map(Some).map_err(|error| error.with_path(&self.path))
+    }
+
+    /// Whether its path still leads to it.
+    pub fn is_in_place(&self) -> bool {
+        identity::leads_to(&self.path, &self.file)
     }
 
     /// A name of this very file or device, whatever its path means by now. Lives as long as this value.

@@ -24,6 +24,14 @@ impl Ages {
         }
     }
 
+    /// Changes up to `last`, the oldest of them made at `time`, are not durable, whatever was known of them: the age of the oldest
+    /// is that of all of them until then.
+    pub(super) fn recall(&mut self, last: Seq, time: WallTime) {
+        let oldest = self.oldest().map_or(time, |oldest| oldest.min(time));
+        self.forget(last);
+        self.0.push_front((last, oldest));
+    }
+
     /// All up to `durable` need not be thought of any more.
     pub(super) fn forget(&mut self, durable: Seq) {
         while self.0.front().is_some_and(|(last, _)| *last <= durable) {
@@ -40,6 +48,25 @@ impl Ages {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_receiver_lost_counts_again_until_it_has_it() {
+        let seq = |number| Seq::new(number).unwrap();
+        let mut ages = Ages::default();
+        (1..=10).for_each(|second| ages.add(seq(second), WallTime(second * 1_000_000)));
+        ages.forget(seq(8));
+        ages.recall(seq(8), WallTime(3_000_000));
+        assert_eq!(ages.oldest(), Some(WallTime(3_000_000)));
+        ages.forget(seq(7));
+        assert_eq!(ages.oldest(), Some(WallTime(3_000_000)));
+        ages.forget(seq(8));
+        assert_eq!(ages.oldest(), Some(WallTime(9_000_000)));
+        // All of it is lost, more than was ever durable; and what was older stays the oldest.
+        ages.recall(seq(10), WallTime(9_500_000));
+        assert_eq!(ages.oldest(), Some(WallTime(9_000_000)));
+        ages.forget(seq(10));
+        assert_eq!(ages.oldest(), None);
+    }
 
     #[test]
     fn the_oldest_change_that_is_not_durable_is_known() {

@@ -33,6 +33,7 @@ use journal::types::{BootId, ChainHead, Durable, EpochId, GroupId, Seq, WallTime
 pub(crate) use adaptive::Adaptive;
 use ages::Ages;
 pub use open::Found;
+pub(crate) use open::sweep;
 use spooler::{Chain, Spooler};
 
 use crate::capture::{Capture, CaptureState, Clock, Start};
@@ -109,6 +110,8 @@ struct Recent {
     ages: Ages,
     /// The last record of all frames published.
     spooled: Option<Seq>,
+    /// The last record of the runs before this one.
+    inherited: Option<Seq>,
     /// What the log has: frames beyond it stay in memory.
     logged: Option<Seq>,
     durable: Option<Seq>,
@@ -135,7 +138,7 @@ impl Spool {
         let head = parent.map_or(ChainHead::START, |head| head.chain);
         let parent_epoch = parent.map(|head| head.epoch);
         capture.record(Body::EpochBegin(EpochBegin { parent: parent_epoch, seq: last, head, continues }));
-        let mut recent = Recent { spooled: last, logged: last, ..Recent::default() };
+        let mut recent = Recent { spooled: last, inherited: last, logged: last, ..Recent::default() };
         if let Some(head) = found.head {
             recent.ages.add(head.seq, found.time);
         }
@@ -193,6 +196,21 @@ impl Spool {
         let mut recent = self.shared.recent();
         recent.durable = recent.durable.max(Some(durable.0));
         recent.ages.forget(durable.0);
+    }
+
+    /// A receiver goes on from `durable`: what follows is not durable there, whatever it or another one said before. May read
+    /// from disk.
+    pub fn goes_on_from(&self, durable: Option<Seq>) -> Result<()> {
+        let Some(frame) = self.next_after(durable)? else { return Ok(()) };
+        let first = frame.records().next().map(|record| record.time);
+        let mut recent = self.shared.recent();
+        // What an earlier run left, and what was acknowledged: of neither the age is known here any more.
+        let last = recent.durable.max(recent.inherited);
+        if let (Some(last), Some(time)) = (last.filter(|last| Some(*last) > durable), first) {
+            recent.ages.recall(last, time);
+        }
+        recent.durable = durable;
+        Ok(())
     }
 
     /// Compressing does not pay on this link.

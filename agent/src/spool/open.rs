@@ -7,10 +7,14 @@ use journal::disk::FileDisk;
 use journal::limits::SEGMENT_BYTES;
 use journal::log::{Entropy, Finding, Head, Log, LogOptions};
 use journal::types::{GroupId, WallTime};
+use rustix::fs::rename;
+use rustix::io::Errno;
 
 use super::unsynced::Unsynced;
-use crate::Result;
+use crate::{Error, Result};
 
+/// Between the spool's name and a number, for one that nobody needs any more.
+const ASIDE: &str = ".old-";
 /// Even of a small spool a segment has room for a frame.
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 
@@ -45,6 +49,7 @@ impl Found {
                     Err(error) => (format!("{error:?}"), Vec::new()),
                 };
                 tracing::warn!(dir = %dir.display(), %what, "the spool is damaged: it is emptied");
+                put_aside(dir, entropy)?;
                 (empty(dir, options, entropy)?, findings)
             }
         };
@@ -57,9 +62,27 @@ impl Found {
         Ok(Self { log, dir: dir.to_owned(), options, limit_bytes, entropy, head, time, findings })
     }
 
+    /// An empty spool in the place of the one in `dir`, which a run may go on writing to: it is put aside. [`sweep`] removes it.
+    pub(crate) fn anew(dir: &Path, group: GroupId, limit_bytes: u64, entropy: Entropy) -> Result<Self> {
+        let options = options(group, limit_bytes);
+        put_aside(dir, entropy)?;
+        let log = empty(dir, options, entropy)?;
+        Ok(Self {
+            log,
+            dir: dir.to_owned(),
+            options,
+            limit_bytes,
+            entropy,
+            head: None,
+            time: WallTime(0),
+            findings: Vec::new(),
+        })
+    }
+
     /// The same, without its frames, unless it ends at `parent`: the order goes on there, elsewhere.
     pub(super) fn continuing(mut self, parent: Option<Head>) -> Result<Self> {
         if self.head != parent && self.head.is_some() {
+            put_aside(&self.dir, self.entropy)?;
             self.log = empty(&self.dir, self.options, self.entropy)?;
             self.head = None;
         }
@@ -73,8 +96,34 @@ fn options(group: GroupId, limit_bytes: u64) -> LogOptions {
     LogOptions { group, segment_bytes, entries: false }
 }
 
+/// Removing gigabytes takes long, and nobody may have to wait for it: what is not needed any more only loses its name.
+fn put_aside(dir: &Path, entropy: Entropy) -> Result<()> {
+    let mut name = dir.file_name().unwrap_or_default().to_owned();
+    name.push(format!("{ASIDE}{:016x}", u128::from_le_bytes(entropy()) >> 64));
+    match rename(dir, dir.with_file_name(name)) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(Error::from(errno).context("cannot put the old spool aside").with_path(dir)),
+    }
+}
+
+/// Removes, on a thread of its own, what was put aside of the spool in `dir`. What is still being written to goes as well: it is of
+/// no use to anybody.
+pub(crate) fn sweep(dir: &Path) {
+    let (Some(parent), Some(name)) = (dir.parent(), dir.file_name().and_then(|name| name.to_str())) else { return };
+    let (parent, prefix) = (parent.to_owned(), format!("{name}{ASIDE}"));
+    let remove = move || {
+        let entries = std::fs::read_dir(&parent).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix))) {
+            if let Err(error) = std::fs::remove_dir_all(entry.path()) {
+                tracing::warn!(path = %entry.path().display(), %error, "an old spool cannot be removed; the next start tries again");
+            }
+        }
+    };
+    // Without a thread it is left to the next start.
+    let _ = std::thread::Builder::new().name("sweep".to_owned()).spawn(remove);
+}
+
 fn empty(dir: &Path, options: LogOptions, entropy: Entropy) -> Result<Log> {
-    std::fs::remove_dir_all(dir)?;
     let disk = Arc::new(Unsynced(FileDisk::create(dir)?));
     Ok(Log::open(disk, options, entropy)?.0)
 }

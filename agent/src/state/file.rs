@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use journal::disk::{FileDisk, read_file, replace_file};
 use journal::log::{Entropy, Head};
-use journal::types::{Durable, GroupId, VolumeNo};
+use journal::types::{Durable, GroupId, Sectors, VolumeNo};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::retry_on_intr;
 
-use super::{EPOCHS_KEPT, GroupState, OpenedEpoch, Stopped, Volume};
+use super::{EPOCHS_KEPT, GroupState, OpenedEpoch, Place, Stopped, Volume};
 use crate::source::FileProof;
 use crate::{Error, Result};
 
@@ -30,6 +30,7 @@ pub struct Group {
     disk: FileDisk,
     dir: PathBuf,
     state: GroupState,
+    here: Place,
 }
 
 impl Groups {
@@ -66,6 +67,7 @@ impl Groups {
         let dir = self.dir.join(id.to_string());
         let disk = FileDisk::create(&dir)?;
         disk.lock()?;
+        let here = Place::of(&dir)?;
         let state = GroupState {
             id,
             name: name.to_owned(),
@@ -73,9 +75,10 @@ impl Groups {
             next_volume: VolumeNo(0),
             epochs: Vec::new(),
             durable: None,
+            place: Some(here.clone()),
             stopped: None,
         };
-        let mut group = Group { disk, dir, state };
+        let mut group = Group { disk, dir, state, here };
         group.save(|_| {})?;
         Ok(group)
     }
@@ -86,7 +89,8 @@ impl Groups {
         disk.lock().map_err(|error| error.context("another agent has this group"))?;
         // Read again, now that nobody else can change it.
         let state = read(&disk, id)?.ok_or_else(|| Error::not_found("the group is gone").with_path(&dir))?;
-        Ok(Group { disk, dir, state })
+        let here = Place::of(&dir)?;
+        Ok(Group { disk, dir, state, here })
     }
 }
 
@@ -99,6 +103,20 @@ impl Group {
     /// Where its spool is.
     pub fn spool_dir(&self) -> PathBuf {
         self.dir.join("spool")
+    }
+
+    /// Whether it stands elsewhere than where it was last known to be the only one.
+    pub fn is_copied(&self) -> bool {
+        self.state.place.as_ref().is_some_and(|place| !place.is(&self.here))
+    }
+
+    /// This one is the group's from now on, wherever it was before.
+    pub fn settle_here(&mut self) -> Result<()> {
+        if self.state.place.as_ref() == Some(&self.here) {
+            return Ok(());
+        }
+        let here = self.here.clone();
+        self.save(|state| state.place = Some(here))
     }
 
     /// A run begins on these volumes: from now on, until a clean stop, it counts as interrupted. Durable on return; nothing may
@@ -122,6 +140,20 @@ impl Group {
             return Ok(());
         }
         self.save(|state| state.durable = Some(head))
+    }
+
+    /// The order goes on at a receiver's `head`, whatever was durable before.
+    pub fn set_durable(&mut self, head: Option<Head>) -> Result<()> {
+        self.save(|state| state.durable = head)
+    }
+
+    /// A volume has this size from now on.
+    pub fn set_size(&mut self, number: VolumeNo, size: Sectors) -> Result<()> {
+        self.save(|state| {
+            if let Some(volume) = state.volumes.get_mut(&number) {
+                volume.size = size;
+            }
+        })
     }
 
     /// The run ended cleanly: every base was sealed, all that happened is in the spool, durably, and `proofs` were taken after

@@ -12,6 +12,7 @@
 //! **Invariant:** what a clean stop proved is forgotten durably before anything is captured.
 
 mod file;
+mod place;
 mod start;
 mod stored;
 #[cfg(test)]
@@ -24,9 +25,10 @@ use journal::log::Head;
 use journal::types::{ChainHead, EpochId, GroupId, Sectors, Seq, VolumeNo, VolumeUuid};
 
 pub use file::{Group, Groups};
+pub use place::Place;
 pub use start::{Action, Facts, Plan, VolumePlan, plan};
 
-use crate::source::FileProof;
+use crate::source::{FileProof, Identity};
 
 /// Epochs remembered: as many as may be in question when a receiver's head is looked for among them.
 const EPOCHS_KEPT: usize = 64;
@@ -46,6 +48,8 @@ pub struct GroupState {
     pub epochs: Vec<OpenedEpoch>,
     /// The highest head that a receiver said is durable, when that was last noted.
     pub durable: Option<Head>,
+    /// Where it stood when it was last known to be the only one; `None`: in a state of an older version.
+    pub place: Option<Place>,
     /// How the last run ended, if it ended cleanly and nothing was begun since.
     pub stopped: Option<Stopped>,
 }
@@ -61,6 +65,8 @@ pub struct Volume {
     pub path: PathBuf,
     /// Its size.
     pub size: Sectors,
+    /// Which file or device its source is; `None`: nothing tells it from another.
+    pub identity: Option<Identity>,
 }
 
 /// An epoch, and what it continues.

@@ -6,8 +6,8 @@
 //! | known, no clean stop | – | compare | unclean start |
 //! | known, clean stop, no proof (a device) | – | compare | unclean start |
 //! | known, clean stop, proof does not hold | – | compare | changed while stopped |
-//! | known, larger now | resize | compare | changed while stopped |
-//! | known, smaller now | refused | | |
+//! | known, larger or smaller now | resize | compare | changed while stopped |
+//! | known, another file or device now | refused, unless a person says so | compare | changed while stopped |
 //! | known, clean stop, proof holds | – | – | – |
 //! | known, not asked for now | volume-remove | – | – |
 
@@ -17,6 +17,7 @@ use journal::codec::{Gap, GapReason};
 use journal::types::{Sectors, VolumeNo};
 
 use super::GroupState;
+use crate::source::Identity;
 use crate::{Error, Result};
 
 /// A volume as it is found now.
@@ -28,6 +29,8 @@ pub struct Facts {
     pub path: PathBuf,
     /// Its size.
     pub size: Sectors,
+    /// Which file or device it is, if that can be told.
+    pub identity: Option<Identity>,
     /// Whether it is as the proof of the last clean stop says; `None`: there is no proof.
     pub unchanged: Option<bool>,
 }
@@ -48,7 +51,7 @@ pub struct Plan {
 pub struct VolumePlan {
     /// Its number.
     pub number: VolumeNo,
-    /// Whether its size has to be recorded.
+    /// Whether it has another size than before.
     pub resized: bool,
     /// What has to be read.
     pub action: Action,
@@ -65,11 +68,11 @@ pub enum Action {
     Compare,
 }
 
-/// The plan for these facts.
+/// The plan for these facts; `replaced`: a person said that a source may be another one than before.
 ///
 /// # Errors
-/// `Invalid` for a volume that is smaller than before, and for two of one name.
-pub fn plan(state: &GroupState, facts: &[Facts]) -> Result<Plan> {
+/// `Invalid` for a volume whose source is another one, and for two of one name.
+pub fn plan(state: &GroupState, facts: &[Facts], replaced: bool) -> Result<Plan> {
     let mut next = state.next_volume;
     let mut plan = Plan { volumes: Vec::new(), removed: Vec::new(), gap: None };
     for (index, fact) in facts.iter().enumerate() {
@@ -83,13 +86,20 @@ pub fn plan(state: &GroupState, facts: &[Facts]) -> Result<Plan> {
             plan.add_gap(GapReason::FirstCopy, format!("{} is copied for the first time", fact.name));
             continue;
         };
-        if fact.size < volume.size {
-            let (was, is) = (volume.size.bytes(), fact.size.bytes());
-            let message = format!("{} had {was} bytes and has only {is} now", fact.name);
+        let other = volume.identity.as_ref().zip(fact.identity.as_ref()).filter(|(was, is)| was != is);
+        if let Some((was, is)) = other.filter(|_| !replaced) {
+            let message = format!(
+                "the source of {} was replaced by another ({is}, it was {was}). Bring the right one back; or, if this one is to be \
+                 protected as {0}, start with --replaced: it is compared in full, and older points keep what they have",
+                fact.name
+            );
             return Err(Error::invalid(message).with_path(&fact.path));
         }
-        let resized = fact.size > volume.size;
-        let reason = why_compare(state, resized, fact.unchanged);
+        let resized = fact.size != volume.size;
+        let reason = match other {
+            Some(_) => Some((GapReason::ChangedWhileStopped, "it is another file or device than before".to_owned())),
+            None => why_compare(state, (volume.size, fact.size), fact.unchanged),
+        };
         let action = if reason.is_some() { Action::Compare } else { Action::Continue };
         plan.volumes.push(VolumePlan { number, resized, action });
         if let Some((reason, why)) = reason {
@@ -101,14 +111,23 @@ pub fn plan(state: &GroupState, facts: &[Facts]) -> Result<Plan> {
     Ok(plan)
 }
 
-fn why_compare(state: &GroupState, resized: bool, unchanged: Option<bool>) -> Option<(GapReason, &'static str)> {
-    match (state.stopped.is_some(), resized, unchanged) {
-        (false, _, _) => Some((GapReason::UncleanStart, "the last run did not stop cleanly")),
-        (true, true, _) => Some((GapReason::ChangedWhileStopped, "it is larger than before")),
-        (true, false, Some(false)) => Some((GapReason::ChangedWhileStopped, "it was written to while nobody watched")),
-        (true, false, None) => Some((GapReason::UncleanStart, "nothing proves that nobody wrote to it")),
-        (true, false, Some(true)) => None,
-    }
+fn why_compare(
+    state: &GroupState,
+    (was, is): (Sectors, Sectors),
+    unchanged: Option<bool>,
+) -> Option<(GapReason, String)> {
+    let sizes = || format!("it had {} bytes and has {}", was.bytes(), is.bytes());
+    let (reason, why) = match (state.stopped.is_some(), was == is, unchanged) {
+        (false, true, _) => (GapReason::UncleanStart, "the last run did not stop cleanly".to_owned()),
+        (false, false, _) => (GapReason::UncleanStart, format!("the last run did not stop cleanly; {}", sizes())),
+        (true, false, _) => (GapReason::ChangedWhileStopped, sizes()),
+        (true, true, Some(false)) => {
+            (GapReason::ChangedWhileStopped, "it was written to while nobody watched".to_owned())
+        }
+        (true, true, None) => (GapReason::UncleanStart, "nothing proves that nobody wrote to it".to_owned()),
+        (true, true, Some(true)) => return None,
+    };
+    Some((reason, why))
 }
 
 impl Plan {

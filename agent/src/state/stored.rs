@@ -7,8 +7,8 @@ use journal::log::Head;
 use journal::types::{ChainHead, EpochId, FrameNo, GroupId, Hash, Sectors, Seq, VolumeNo, VolumeUuid};
 use serde::{Deserialize, Serialize};
 
-use super::{GroupState, OpenedEpoch, Stopped, Volume};
-use crate::source::FileProof;
+use super::{GroupState, OpenedEpoch, Place, Stopped, Volume};
+use crate::source::{FileProof, Identity};
 use crate::{Error, Result};
 
 const VERSION: u32 = 1;
@@ -23,6 +23,8 @@ struct File {
     next_volume: u32,
     epochs: Vec<StoredEpoch>,
     durable: Option<StoredHead>,
+    #[serde(default)]
+    place: Option<Place>,
     stopped: Option<StoredStop>,
 }
 
@@ -34,6 +36,8 @@ struct StoredVolume {
     name: String,
     path: PathBuf,
     size_sectors: u64,
+    #[serde(default)]
+    identity: Option<Identity>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,6 +80,7 @@ impl GroupState {
             name: volume.name.clone(),
             path: volume.path.clone(),
             size_sectors: volume.size.count(),
+            identity: volume.identity.clone(),
         });
         let epochs = self.epochs.iter().map(|epoch| StoredEpoch {
             id: epoch.id.to_string(),
@@ -95,6 +100,7 @@ impl GroupState {
             next_volume: self.next_volume.0,
             epochs: epochs.collect(),
             durable: self.durable.as_ref().map(StoredHead::of),
+            place: self.place.clone(),
             stopped,
         };
         let failed = |error| Error::invalid("the state cannot be written as text").with_source(error);
@@ -118,7 +124,8 @@ impl File {
         let volumes = self.volumes.into_iter().map(|stored| {
             let uuid = VolumeUuid::parse(&stored.uuid)?;
             let size = Sectors::new(stored.size_sectors)?;
-            Some((VolumeNo(stored.number), Volume { uuid, name: stored.name, path: stored.path, size }))
+            let StoredVolume { name, path, identity, .. } = stored;
+            Some((VolumeNo(stored.number), Volume { uuid, name, path, size, identity }))
         });
         let epochs = self.epochs.iter().map(|stored| {
             Some(OpenedEpoch {
@@ -144,6 +151,7 @@ impl File {
                 Some(head) => Some(head.parse()?),
                 None => None,
             },
+            place: self.place,
             stopped: match self.stopped {
                 Some(StoredStop { head, proofs }) => Some(Stopped {
                     head: head.parse()?,

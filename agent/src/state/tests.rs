@@ -9,7 +9,7 @@ use journal::types::{ChainHead, EpochId, FrameNo, Hash, Sectors, Seq, VolumeNo, 
 
 use super::*;
 use crate::ErrorKind;
-use crate::source::Source;
+use crate::source::{Identity, Source};
 use crate::testing::{entropy, file_of};
 
 fn head(seq: u64) -> Head {
@@ -17,9 +17,15 @@ fn head(seq: u64) -> Head {
     Head { epoch: EpochId([3; 16]), seq, frame, chain: ChainHead(Hash([0xAB; 32])) }
 }
 
+/// As if of a file; another one for each text.
+fn identity(text: &str) -> Identity {
+    serde_json::from_value(text.into()).unwrap()
+}
+
 fn volume(name: &str, sectors: u64) -> Volume {
     let path = format!("/srv/{name} \"ü\".img").into();
-    Volume { uuid: VolumeUuid([5; 16]), name: name.to_owned(), path, size: Sectors::new(sectors).unwrap() }
+    let (uuid, identity) = (VolumeUuid([5; 16]), Some(identity(name)));
+    Volume { uuid, name: name.to_owned(), path, size: Sectors::new(sectors).unwrap(), identity }
 }
 
 fn opened(n: u8) -> OpenedEpoch {
@@ -113,7 +119,8 @@ fn a_state_that_is_not_ours_is_refused() {
 }
 
 fn facts(name: &str, sectors: u64, unchanged: Option<bool>) -> Facts {
-    Facts { name: name.to_owned(), path: "/srv/x".into(), size: Sectors::new(sectors).unwrap(), unchanged }
+    let identity = Some(identity(name));
+    Facts { name: name.to_owned(), path: "/srv/x".into(), size: Sectors::new(sectors).unwrap(), identity, unchanged }
 }
 
 fn known(clean: bool) -> GroupState {
@@ -124,13 +131,14 @@ fn known(clean: bool) -> GroupState {
         next_volume: VolumeNo(6),
         epochs: Vec::new(),
         durable: None,
+        place: None,
         stopped: clean.then(|| Stopped { head: head(1), proofs: BTreeMap::new() }),
     }
 }
 
 #[track_caller]
 fn check(clean: bool, fact: Facts, resized: bool, action: Action, reason: Option<GapReason>) {
-    let plan = plan(&known(clean), &[facts("b", 8, Some(true)), fact]).unwrap();
+    let plan = plan(&known(clean), &[facts("b", 8, Some(true)), fact], false).unwrap();
     let number = if action == Action::FirstCopy { VolumeNo(6) } else { VolumeNo(0) };
     assert_eq!(plan.volumes[1], VolumePlan { number, resized, action });
     let expected = if clean { reason } else { Some(GapReason::UncleanStart) };
@@ -146,17 +154,63 @@ fn a_start_reads_again_whatever_is_not_proved() {
     check(true, facts("a", 8, Some(false)), false, Compare, Some(ChangedWhileStopped));
     check(true, facts("a", 8, None), false, Compare, Some(UncleanStart));
     check(true, facts("a", 9, Some(true)), true, Compare, Some(ChangedWhileStopped));
+    check(true, facts("a", 7, Some(false)), true, Compare, Some(ChangedWhileStopped));
     check(true, facts("new", 8, None), false, FirstCopy, Some(GapReason::FirstCopy));
     check(false, facts("a", 8, Some(true)), false, Compare, Some(UncleanStart));
     check(false, facts("a", 9, Some(true)), true, Compare, Some(UncleanStart));
+    check(false, facts("a", 7, None), true, Compare, Some(UncleanStart));
     check(false, facts("new", 8, None), false, FirstCopy, Some(UncleanStart));
 
-    let removed = plan(&known(true), &[facts("a", 8, Some(true))]).unwrap().removed;
+    let removed = plan(&known(true), &[facts("a", 8, Some(true))], false).unwrap().removed;
     assert_eq!(removed, [VolumeNo(4)]);
-    assert!(plan(&known(true), &[facts("a", 7, Some(true))]).unwrap_err().to_string().contains("4096"));
-    assert!(plan(&known(true), &[facts("c", 7, None), facts("c", 7, None)]).is_err());
+    assert!(plan(&known(true), &[facts("c", 7, None), facts("c", 7, None)], false).is_err());
     let many: Vec<_> = (0..200).map(|n| facts(&format!("volume-{n}"), 8, None)).collect();
-    let plan = plan(&known(true), &many).unwrap();
+    let plan = plan(&known(true), &many, false).unwrap();
     assert!(plan.gap.unwrap().text.len() <= 512);
     assert_eq!(plan.volumes[199].number, VolumeNo(205));
+}
+
+#[test]
+fn another_source_under_a_name_is_refused_unless_a_person_says_so() {
+    let other = Facts { identity: Some(identity("another")), ..facts("a", 8, Some(false)) };
+    for clean in [true, false] {
+        let error = plan(&known(clean), std::slice::from_ref(&other), false).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Invalid);
+        assert!(error.to_string().contains("--replaced") && error.to_string().contains("/srv/x"), "{error}");
+        let plan = plan(&known(clean), std::slice::from_ref(&other), true).unwrap();
+        assert_eq!((plan.volumes[0].number, plan.volumes[0].action), (VolumeNo(0), Action::Compare));
+        assert_eq!(plan.gap.unwrap().reason, GapReason::ChangedWhileStopped);
+    }
+    // What cannot be told from another is only compared.
+    let unknown = Facts { identity: None, ..facts("a", 8, None) };
+    assert_eq!(plan(&known(true), &[unknown], false).unwrap().volumes[0].action, Action::Compare);
+}
+
+#[test]
+fn a_state_that_stands_elsewhere_is_a_copy_until_it_is_settled() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let id = Groups::open(dir.path()).unwrap().claim("db", entropy).unwrap().state().id;
+    let of = |dir: &tempfile::TempDir| dir.path().join(format!("groups/{id}"));
+    Groups::open(copy.path()).unwrap();
+    fs::create_dir(of(&copy)).unwrap();
+    fs::copy(of(&dir).join("state.json"), of(&copy).join("state.json")).unwrap();
+    let claim = |dir: &tempfile::TempDir| Groups::open(dir.path()).unwrap().claim("db", entropy).unwrap();
+    assert!(!claim(&dir).is_copied());
+    let mut copied = claim(&copy);
+    assert!(copied.is_copied());
+    // A run does not change what it is.
+    copied.begin(opened(1), BTreeMap::new()).unwrap();
+    drop(copied);
+    let mut copied = claim(&copy);
+    assert!(copied.is_copied());
+    copied.settle_here().unwrap();
+    drop(copied);
+    assert!(!claim(&copy).is_copied() && !claim(&dir).is_copied());
+    // That of an older version says nothing of where it stood.
+    let path = of(&dir).join("state.json");
+    let mut text: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    text.as_object_mut().unwrap().remove("place");
+    fs::write(&path, text.to_string()).unwrap();
+    assert!(!claim(&dir).is_copied());
 }

@@ -8,20 +8,31 @@
 //!
 //! | the receiver's head | is | so the agent |
 //! |---|---|---|
+//! | any | and the agent's memory is a copy | refuses: whose history it is nobody can tell |
 //! | none | nothing was dropped, nothing acknowledged | sends from the first `Seq` |
 //! | none | nothing was dropped, something was acknowledged | sends again from the first `Seq`: the receiver lost it |
 //! | none | the agent no longer has the first `Seq` | rebases: the receiver is behind |
 //! | on the agent's chain, at or after tail | not below what was acknowledged | sends what follows |
 //! | on the agent's chain, at or after tail | below what was acknowledged | sends again what follows |
-//! | in an epoch of this agent | beyond where its order left that epoch, or an epoch that its order is not in | rebases: it is ahead |
+//! | in the epoch that runs | beyond the agent's end | is a sibling: refuses. Nobody but this process makes frames of it |
+//! | in an earlier epoch of this agent | beyond where its order left that epoch, or an epoch that its order is not in | rebases: it is ahead |
 //! | in an epoch of this agent | below tail | rebases: it is behind |
 //! | in an epoch of this agent | between, but with another chain | is a sibling: refuses |
 //! | in an epoch of somebody else | at a `Seq` that the agent holds | is a sibling: refuses |
 //! | in an epoch of somebody else | before or beyond what the agent holds | is unknown: refuses |
 //!
+//! Whatever it would refuse, an agent that was told to *take over* rebases instead.
+//!
 //! *Rebase*: begin a new epoch whose parent is the receiver's head, with a gap, and compare everything. Ahead is how it
 //! looks after a power cut of the agent's machine: the spool needs no fsync, so the receiver may have more of an epoch than
 //! the one who made it. In no case is anything overwritten that the receiver has.
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod worlds;
+
+use std::fmt;
 
 use crate::types::{EpochId, Head, Seq};
 
@@ -37,7 +48,7 @@ pub struct OwnEpoch {
 /// What an agent knows. One that has no frame any more gives what it knows of the order's end as both `tail` and `head`.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
-    /// All epochs that it opened, in any order.
+    /// All epochs that it opened; the last is the one that runs.
     pub epochs: &'a [OwnEpoch],
     /// What the first frame that it still holds continues; `None`: it holds the order from the first `Seq` on.
     pub tail: Option<Head>,
@@ -49,6 +60,10 @@ pub struct Facts<'a> {
     pub receiver: Option<Head>,
     /// What the agent has at the receiver's `Seq`: `tail`, or the frame that it holds which ends there; else `None`.
     pub found: Option<Head>,
+    /// What it remembers may be a copy of another agent's memory, which may run as well.
+    pub copied: bool,
+    /// A person said that this is the agent that goes on, whoever wrote last.
+    pub take_over: bool,
 }
 
 /// How the agent goes on.
@@ -71,6 +86,8 @@ pub enum RebaseReason {
     Ahead,
     /// The receiver lacks what the agent no longer holds: it lost what it had acknowledged.
     Behind,
+    /// It would have been refused, and a person decided.
+    TakenOver,
 }
 
 /// Whose history the receiver has.
@@ -80,10 +97,41 @@ pub enum Stranger {
     Sibling,
     /// Nothing is known of it.
     Unknown,
+    /// It may be this agent's, which is itself a copy.
+    Copied,
+}
+
+impl fmt::Display for Stranger {
+    /// What happened, and what can be done about it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self {
+            Self::Sibling => {
+                "the receiver has other frames where this agent has its own: a copy of it has written there"
+            }
+            Self::Unknown => {
+                "the receiver's history was continued by a run that this state directory does not know: it was restored from an \
+                 old copy, or another agent has it"
+            }
+            Self::Copied => "this state directory is a copy, and the agent that it was copied from may still run",
+        };
+        write!(
+            f,
+            "{what}. Let the right agent go on and stop this one; or, if this is the right one, start it with --take-over: it \
+             compares everything, older points stay, and the other is refused from then on"
+        )
+    }
 }
 
 /// How the agent goes on: the table above.
 pub fn decide(facts: &Facts<'_>) -> Decision {
+    let decision = if facts.copied && !facts.take_over { Decision::Refuse(Stranger::Copied) } else { compare(facts) };
+    match decision {
+        Decision::Refuse(_) if facts.take_over => Decision::Rebase(RebaseReason::TakenOver),
+        decision => decision,
+    }
+}
+
+fn compare(facts: &Facts<'_>) -> Decision {
     let lost = facts.acked.map(|head| head.seq) > facts.receiver.map(|head| head.seq);
     let send = |from| if lost { Decision::ResendFrom(from) } else { Decision::SendFrom(from) };
     let Some(receiver) = facts.receiver else {
@@ -98,7 +146,9 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         return Decision::Refuse(if held { Stranger::Sibling } else { Stranger::Unknown });
     }
     if facts.reach(receiver.epoch).is_none_or(|last| receiver.seq > last) {
-        return Decision::Rebase(RebaseReason::Ahead);
+        // Of the run that goes on nothing was lost: more of it than this process made is somebody else's.
+        let runs = facts.epochs.last().is_some_and(|epoch| epoch.id == receiver.epoch);
+        return if runs { Decision::Refuse(Stranger::Sibling) } else { Decision::Rebase(RebaseReason::Ahead) };
     }
     if dropped { Decision::Rebase(RebaseReason::Behind) } else { Decision::Refuse(Stranger::Sibling) }
 }
@@ -116,130 +166,5 @@ impl Facts<'_> {
             at = self.epochs.iter().find(|own| own.id == head.epoch)?.parent;
         }
         None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::{ChainHead, FrameNo, Hash};
-    use Decision::{Rebase, Refuse, ResendFrom, SendFrom};
-    use RebaseReason::{Ahead, Behind};
-    use Stranger::{Sibling, Unknown};
-
-    /// A frame ends at every tenth `Seq`; `fork` tells histories apart.
-    fn head(epoch: u8, seq: u64, fork: u8) -> Option<Head> {
-        let chain = ChainHead(Hash([epoch, u8::try_from(seq).unwrap(), fork, 1].repeat(8).try_into().unwrap()));
-        let (seq, frame) = (Seq::new(seq).unwrap(), FrameNo::new(seq.div_ceil(10)).unwrap());
-        Some(Head { epoch: EpochId([epoch; 16]), seq, frame, chain })
-    }
-
-    /// The agent: E1 up to 100, E2 was opened at 40 and given up, E3 continues E1 at 100 up to 150.
-    fn own(seq: u64) -> Option<Head> {
-        head(if seq > 100 { 3 } else { 1 }, seq, 0)
-    }
-
-    /// What the agent that holds `(tail, end]` and was acknowledged `acked` does when the receiver is at `receiver`.
-    #[track_caller]
-    fn check(tail: u64, end: u64, acked: u64, receiver: Option<Head>, expect: Decision) {
-        let at = |seq| if seq == 0 { None } else { own(seq) };
-        let epoch = |id, parent| OwnEpoch { id: EpochId([id; 16]), parent };
-        let all = [epoch(1, None), epoch(2, own(40)), epoch(3, own(100))];
-        let epochs = if end > 100 { &all[..] } else { &all[..2] };
-        let found = receiver.and_then(|receiver| {
-            let seq = receiver.seq.number();
-            ((tail.max(1)..=end).contains(&seq) && seq.is_multiple_of(10)).then(|| own(seq).unwrap())
-        });
-        let facts = Facts { epochs, tail: at(tail), head: at(end), acked: at(acked), receiver, found };
-        assert_eq!(decide(&facts), expect, "{facts:#?}");
-    }
-
-    fn seq(number: u64) -> Seq {
-        Seq::new(number).unwrap()
-    }
-
-    #[test]
-    fn every_pair_has_its_row() {
-        //    tail  end acked receiver              expect
-        // The receiver has nothing.
-        check(0, 0, 0, None, SendFrom(seq(1)));
-        check(0, 150, 0, None, SendFrom(seq(1)));
-        check(0, 150, 50, None, ResendFrom(seq(1)));
-        check(50, 150, 50, None, Rebase(Behind));
-        check(50, 50, 0, None, Rebase(Behind));
-        // It is on the agent's chain.
-        check(0, 150, 0, own(50), SendFrom(seq(51)));
-        check(50, 150, 50, own(50), SendFrom(seq(51)));
-        check(50, 150, 50, own(150), SendFrom(seq(151)));
-        check(150, 150, 150, own(150), SendFrom(seq(151)));
-        check(50, 150, 50, own(100), SendFrom(seq(101))); // the end of an epoch
-        check(50, 150, 50, own(120), SendFrom(seq(121)));
-        check(30, 150, 90, own(50), ResendFrom(seq(51)));
-        check(50, 150, 120, own(50), ResendFrom(seq(51)));
-        // It is ahead, in an epoch of the agent's.
-        check(0, 0, 0, own(50), Rebase(Ahead));
-        check(50, 50, 50, own(80), Rebase(Ahead));
-        check(50, 150, 50, own(160), Rebase(Ahead));
-        check(50, 150, 50, head(1, 110, 0), Rebase(Ahead)); // E1 went on there, E3 was opened without knowing
-        check(50, 150, 50, head(1, 200, 0), Rebase(Ahead));
-        check(110, 150, 110, head(1, 105, 0), Rebase(Ahead)); // below tail, and yet never held
-        check(50, 150, 50, head(2, 60, 0), Rebase(Ahead)); // an epoch that was given up
-        // It is behind what the agent still holds.
-        check(50, 150, 50, own(40), Rebase(Behind));
-        check(120, 150, 120, own(110), Rebase(Behind));
-        check(120, 150, 120, own(40), Rebase(Behind));
-        check(150, 150, 0, own(40), Rebase(Behind));
-        // The same place, another chain.
-        check(0, 150, 0, head(1, 50, 7), Refuse(Sibling));
-        check(50, 150, 50, head(1, 50, 7), Refuse(Sibling));
-        check(50, 150, 50, head(3, 150, 7), Refuse(Sibling));
-        check(50, 150, 50, head(3, 120, 7), Refuse(Sibling));
-        check(0, 150, 0, head(1, 55, 0), Refuse(Sibling)); // no frame of the agent ends there
-        check(0, 150, 0, head(9, 50, 0), Refuse(Sibling));
-        check(50, 150, 50, head(9, 50, 0), Refuse(Sibling));
-        check(50, 150, 50, head(9, 150, 0), Refuse(Sibling));
-        // Somebody else's, where the agent has nothing to compare.
-        check(0, 0, 0, head(9, 50, 0), Refuse(Unknown));
-        check(50, 150, 50, head(9, 160, 0), Refuse(Unknown));
-        check(50, 150, 50, head(9, 40, 0), Refuse(Unknown));
-    }
-
-    #[test]
-    fn what_is_sent_always_continues_what_the_receiver_has() {
-        let ends = [0, 10, 50, 90, 100, 110, 120, 150];
-        let epochs =
-            [OwnEpoch { id: EpochId([1; 16]), parent: None }, OwnEpoch { id: EpochId([3; 16]), parent: own(100) }];
-        let mut cases = Vec::new();
-        for tail in ends {
-            for end in ends.into_iter().filter(|&end| end >= tail) {
-                cases.extend(ends.iter().flat_map(|&acked| ends.map(|receiver| (tail, end, acked, receiver))));
-            }
-        }
-        let at = |seq: u64| if seq == 0 { None } else { own(seq) };
-        let mut sent = 0;
-        for ((tail, end, acked, receiver), fork) in cases.iter().flat_map(|&case| [(case, false), (case, true)]) {
-            let forked = |head| Head { chain: ChainHead(Hash([7; 32])), ..head };
-            let theirs = if fork { at(receiver).map(forked) } else { at(receiver) };
-            let found = at(receiver).filter(|_| (tail..=end).contains(&receiver));
-            let facts =
-                Facts { epochs: &epochs, tail: at(tail), head: at(end), acked: at(acked), receiver: theirs, found };
-            if let SendFrom(from) | ResendFrom(from) = decide(&facts) {
-                sent += 1;
-                assert_eq!(from, Seq::following(theirs.map(|head| head.seq)));
-                // The agent holds what it is to send, and the receiver's head is on its chain.
-                assert!(from.number() > tail && from.number() <= end + 1, "{facts:#?}");
-                assert!(theirs.is_none() || theirs == found, "{facts:#?}");
-            }
-        }
-        assert!(sent > 100);
-    }
-
-    #[test]
-    fn a_list_of_epochs_that_goes_round_ends() {
-        let epochs =
-            [OwnEpoch { id: EpochId([1; 16]), parent: own(10) }, OwnEpoch { id: EpochId([2; 16]), parent: None }];
-        let receiver = head(2, 5, 0);
-        let facts = Facts { epochs: &epochs, tail: None, head: own(10), acked: None, receiver, found: None };
-        assert_eq!(decide(&facts), Rebase(Ahead));
     }
 }
