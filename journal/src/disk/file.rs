@@ -10,7 +10,8 @@ use std::sync::Arc;
 use rustix::fs::{Advice, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{Disk, File, Handle, Open, Poison, bytes, check_name, is_name, total, write_all};
+use super::direct::Direct;
+use super::{Disk, File, Handle, Open, Poison, bytes, check_name, is_name, total};
 use crate::error::{Error, Result};
 
 /// A directory of a real file system.
@@ -58,7 +59,9 @@ impl FileDisk {
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = retry_on_intr(|| rustix::fs::openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR))
             .map_err(|errno| self.failed(errno, "cannot open", name))?;
-        let file = PlainFile { fd, path: self.path.join(name), handle: Handle::new(mode) };
+        let path = self.path.join(name);
+        let direct = Direct::new(mode != Open::ReadOnly);
+        let file = PlainFile { fd, direct, path, handle: Handle::new(mode) };
         if mode == Open::Existing {
             file.forget_cache()?;
         }
@@ -113,6 +116,7 @@ impl Disk for FileDisk {
 #[derive(Debug)]
 pub(super) struct PlainFile {
     fd: OwnedFd,
+    direct: Direct,
     path: PathBuf,
     pub(super) handle: Handle,
 }
@@ -138,7 +142,8 @@ impl AsFd for PlainFile {
 
 impl File for PlainFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        let mut done = 0;
+        let failed = |error: std::io::Error| self.failed(error, "cannot read").with_offset(offset);
+        let mut done = self.direct.read(&self.fd, offset, buf).map_err(failed)?;
         while done < buf.len() {
             let at = offset.saturating_add(bytes(done));
             let count = retry_on_intr(|| rustix::io::pread(&self.fd, &mut buf[done..], at))
@@ -154,7 +159,7 @@ impl File for PlainFile {
     fn write_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> Result<()> {
         self.handle
             .check_write(offset, total(bufs))
-            .and_then(|()| Ok(write_all(offset, bufs, |at, part| Ok(rustix::io::pwritev(&self.fd, part, at)?))?))
+            .and_then(|()| Ok(self.direct.write(&self.fd, offset, bufs)?))
             .map_err(|error| self.failed(error, "cannot write").with_offset(offset))
     }
 

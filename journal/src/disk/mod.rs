@@ -10,6 +10,7 @@
 //! | [`Disk::sync_dir`] | every earlier change of names |
 
 mod buf;
+mod direct;
 mod durable;
 mod file;
 mod holes;
