@@ -32,8 +32,21 @@ pub(crate) struct Call {
 impl Process {
     /// Starts it; its stderr is added to `log`.
     pub(crate) fn start(log: &Path, args: &[OsString]) -> Self {
+        Self::spawn(log, command(args))
+    }
+
+    /// The same in a network namespace. The process is ours all the same: `ip` becomes it.
+    pub(crate) fn start_in(namespace: &str, log: &Path, args: &[OsString]) -> Self {
+        let inner = command(args);
+        let mut outer = Command::new("ip");
+        outer.args(["netns", "exec", namespace]).arg(inner.get_program()).args(inner.get_args());
+        Self::spawn(log, outer)
+    }
+
+    fn spawn(log: &Path, mut command: Command) -> Self {
         let stderr = File::options().create(true).append(true).open(log).unwrap();
-        let mut child = command(args).stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
+        command.env("TZ", "UTC").stdin(Stdio::null());
+        let mut child = command.stdout(Stdio::piped()).stderr(stderr).spawn().unwrap();
         let (sender, lines) = channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));

@@ -11,7 +11,9 @@ mod common;
 
 mod cuts;
 mod mtu;
+mod peers;
 mod restarts;
+mod spaces;
 mod story;
 mod versions;
 mod weather;

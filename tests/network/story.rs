@@ -56,20 +56,7 @@ impl Story {
         let watch = Watch::start(cluster.store.join("control.sock"));
         cluster.join();
         cluster.start_agent();
-        let load = Workload {
-            connections: 2,
-            sizes: [(512, 1), (4096, 12), (16_384, 2)].map(|(bytes, weight)| SizeShare { bytes, weight }).to_vec(),
-            hot: Some(Hot { bytes: volume_bytes / 16, percent: 50 }),
-            seed,
-            rate: Some(rate),
-            flush_every: Some(64),
-            fua_percent: 2,
-            zero_percent: 3,
-            trim_percent: 3,
-            reconnect: Some(PATIENCE),
-            ..Workload::new(&cluster.tap(), "")
-        };
-        let load = Load::start(volume, load);
+        let load = load(&cluster, volume, rate);
         Self { cluster, proxy, load, rng: Rng::new(seed), watch, seed, started: Instant::now(), judged: 0 }
     }
 
@@ -100,27 +87,48 @@ impl Story {
     #[track_caller]
     pub(crate) fn end(self) {
         let Self { mut cluster, proxy, load, watch, started, judged, seed, .. } = self;
-        cluster.assert_runs();
-        let (history, stats) = load.stop();
-        cluster.settle();
-        let quiet = || cluster.look().filter(|status| status["rpo_seconds"].as_f64() == Some(0.0));
-        wait_for("all durable", quiet, || cluster.words());
-        cluster.assert_same();
-        assert_latest(&cluster, history.ops().iter().filter_map(|op| op.acked).max().unwrap().0, || history);
-        let verified = cluster.ask(&["verify", "db"]).document();
-        assert_eq!(verified["ok"], true, "{verified}");
-        watch.check();
-        let gaps = cluster.gaps().len();
-        cluster.stop_agent();
-        cluster.stop_receiver();
-        assert_host_first(&stats);
-        println!(
-            "{} writes, the slowest {} ms; {judged} instants judged, {gaps} gaps, {:.1} s; {proxy}; story {seed}",
-            stats.ops,
-            stats.latency_us.max() / 1000,
-            started.elapsed().as_secs_f64()
-        );
+        let said = quiet(&mut cluster, load, &watch);
+        let seconds = started.elapsed().as_secs_f64();
+        println!("{said}, {judged} instants judged, {seconds:.1} s; {proxy}; story {seed}");
     }
+}
+
+/// Writes of several sizes, at so many a second, some more often to the same places.
+pub(crate) fn load(cluster: &Cluster, volume: Volume, rate: u32) -> Load {
+    let workload = Workload {
+        connections: 2,
+        sizes: [(512, 1), (4096, 12), (16_384, 2)].map(|(bytes, weight)| SizeShare { bytes, weight }).to_vec(),
+        hot: Some(Hot { bytes: volume.size_bytes / 16, percent: 50 }),
+        seed: volume.seed,
+        rate: Some(rate),
+        flush_every: Some(64),
+        fua_percent: 2,
+        zero_percent: 3,
+        trim_percent: 3,
+        reconnect: Some(PATIENCE),
+        ..Workload::new(&cluster.tap(), "")
+    };
+    Load::start(volume, workload)
+}
+
+/// Ends the load, and all of it; says what there was.
+#[track_caller]
+pub(crate) fn quiet(cluster: &mut Cluster, load: Load, watch: &Watch) -> String {
+    cluster.assert_runs();
+    let (history, stats) = load.stop();
+    cluster.settle();
+    let quiet = || cluster.look().filter(|status| status["rpo_seconds"].as_f64() == Some(0.0));
+    wait_for("all durable", quiet, || cluster.words());
+    cluster.assert_same();
+    assert_latest(cluster, history.ops().iter().filter_map(|op| op.acked).max().unwrap().0, || history);
+    let verified = cluster.ask(&["verify", "db"]).document();
+    assert_eq!(verified["ok"], true, "{verified}");
+    watch.check();
+    let gaps = cluster.gaps().len();
+    cluster.stop_agent();
+    cluster.stop_receiver();
+    assert_host_first(&stats);
+    format!("{} writes, the slowest {} ms; {gaps} gaps", stats.ops, stats.latency_us.max() / 1000)
 }
 
 /// Starts the receiver with a proxy in front of it, where agents will find it.

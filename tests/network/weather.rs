@@ -1,9 +1,10 @@
-//! Links that lose, repeat and shuffle: in the first copy, live, with marks asked for, and in the compare after a crash.
+//! Links that are slow, lose, repeat and shuffle: in the first copy, live, with marks asked for, and in the compare after a crash.
 
 use std::time::Duration;
 
 use crate::common::judged::assert_holds;
 use crate::common::proxy::Weather;
+use crate::common::wait_for;
 use crate::story::{Plan, Story, now};
 
 /// All that an agent does, in this weather.
@@ -55,4 +56,25 @@ fn all_of_that_at_once_on_a_slow_far_link() {
         cut: false,
     };
     all_of_it(Plan { weather, volume_bytes: 2 << 20, rate: 4, ..Plan::default() });
+}
+
+#[test]
+fn on_a_link_that_is_too_slow_the_host_does_not_wait_and_is_told_that_it_is_behind() {
+    let mut story = Story::begin(Plan::default());
+    story.judge();
+    // A fifth of what is written.
+    story.proxy.change(|weather| weather.bytes_per_second = Some(200 << 10));
+    let behind = || {
+        let status = story.cluster.look()?;
+        let named = matches!(status["state"].as_str(), Some("behind" | "spooling"));
+        (named && status["rpo_seconds"].as_f64() > Some(1.0)).then_some(status)
+    };
+    for _ in 0..3 {
+        let status = wait_for("behind", behind, || story.cluster.words());
+        println!("{} s behind", status["rpo_seconds"]);
+        story.load.wait_for(200);
+    }
+    story.proxy.change(|weather| weather.bytes_per_second = None);
+    story.judge();
+    story.end();
 }
