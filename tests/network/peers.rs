@@ -35,10 +35,15 @@ fn cut_in_every_step_of_a_session_it_is_begun_again() {
     let lanes: Vec<_> = (0..LANES)
         .map(|lane| {
             let mine = (lane..places).step_by(usize::try_from(LANES).unwrap());
-            thread::spawn(move || mine.map(|place| step(seed, Some(1 + place * steps / places))).count())
+            thread::spawn(move || {
+                mine.fold(0, |cut, place| {
+                    step(seed, Some(1 + place * steps / places));
+                    cut + 1
+                })
+            })
         })
         .collect();
-    let cut: usize = lanes.into_iter().map(|lane| lane.join().unwrap()).sum();
+    let cut: u32 = lanes.into_iter().map(|lane| lane.join().unwrap()).sum();
     println!("cut at {cut} of about {steps} datagrams");
 }
 
