@@ -309,12 +309,18 @@ fn volumes_of_a_group_share_one_order() {
     assert_eq!(frames(&spool, &capture)[0].header().boot, BOOT);
 }
 
-/// A directory whose files are written only while nobody holds the gate.
+/// A directory whose files are written only while nobody holds the gate, and not any more once it fails.
 #[derive(Debug)]
-struct Gated(FileDisk, Arc<Mutex<()>>);
+struct Gated(FileDisk, Arc<Gate>);
 
 #[derive(Debug)]
-struct GatedFile(Arc<dyn File>, Arc<Mutex<()>>);
+struct GatedFile(Arc<dyn File>, Arc<Gate>);
+
+#[derive(Debug, Default)]
+struct Gate {
+    closed: Mutex<()>,
+    fails: AtomicBool,
+}
 
 impl Disk for Gated {
     fn open(&self, name: &str, mode: Open) -> Result<Arc<dyn File>> {
@@ -344,7 +350,10 @@ impl File for GatedFile {
     }
 
     fn write_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> Result<()> {
-        let _open = self.1.lock().unwrap();
+        let _open = self.1.closed.lock().unwrap();
+        if self.1.fails.load(Ordering::Relaxed) {
+            return Err(std::io::Error::from_raw_os_error(libc::EIO).into());
+        }
         self.0.write_at(offset, bufs)
     }
 
@@ -361,24 +370,53 @@ impl File for GatedFile {
     }
 }
 
-/// What a sender had seen, and no log has, would be another history after a kill.
-#[test]
-fn nobody_sees_a_frame_before_it_is_in_the_log() {
-    let (dir, below, gate) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), Arc::new(Mutex::new(())));
-    let disk = Gated(FileDisk::create(below.path()).unwrap(), gate.clone());
-    let options = LogOptions { group: GROUP, segment_bytes: 1 << 20, entries: false };
-    let mut found = Found::open(dir.path(), GROUP, u64::MAX, entropy).unwrap();
+/// A spool behind a gate, the first frame in its log.
+fn gated(dir: &Path, gate: &Arc<Gate>) -> (Spool, Arc<Capture>) {
+    let disk = Gated(FileDisk::create(dir.join("gated")).unwrap(), gate.clone());
+    let options = LogOptions { group: GROUP, segment_bytes: journal::limits::SEGMENT_BYTES, entries: false };
+    let mut found = Found::open(&dir.join("spool"), GROUP, u64::MAX, entropy).unwrap();
     found.log = Log::open(Arc::new(disk), options, entropy).unwrap().0;
     let (spool, capture) = Spool::begin(found, &epoch(None), Arc::new(SystemClock), Box::new(|| {})).unwrap();
-    let begun = spool.wait_after(None, Duration::from_secs(60)).unwrap().unwrap().last_seq();
     while spool.shared.log().head().is_none() {
         std::thread::yield_now();
     }
-    let closed = gate.lock().unwrap();
+    (spool, capture)
+}
+
+/// What a sender had seen, and no log has, would be another history after a kill.
+#[test]
+fn nobody_sees_a_frame_before_it_is_in_the_log() {
+    let (dir, gate) = (tempfile::tempdir().unwrap(), Arc::new(Gate::default()));
+    let (spool, capture) = gated(dir.path(), &gate);
+    let begun = spool.wait_after(None, Duration::from_secs(60)).unwrap().unwrap().last_seq();
+    let closed = gate.closed.lock().unwrap();
     capture.record(Body::Flush);
     assert!(spool.wait_after(begun, Duration::from_millis(500)).unwrap().is_none(), "it is not in the log yet");
     drop(closed);
     assert!(spool.wait_after(begun, Duration::from_secs(60)).unwrap().is_some());
+}
+
+/// More than memory keeps of what the log has: all of it was captured before the log failed, and is nowhere else.
+#[test]
+fn what_the_log_lacks_stays_in_memory() {
+    let (dir, gate) = (tempfile::tempdir().unwrap(), Arc::new(Gate::default()));
+    let (spool, capture) = gated(dir.path(), &gate);
+    let closed = gate.closed.lock().unwrap();
+    let mut rng = Rng(1);
+    let mut image = image();
+    for n in 0..(2 * RECENT_BYTES / 65536) {
+        let at = n % 16 * 65536;
+        image[at..at + 65536].fill_with(|| rng.next() as u8);
+        capture.record_write(VOLUME, extent(at as u64 / 512, 128), &image[at..at + 65536]).unwrap();
+    }
+    gate.fails.store(true, Ordering::Relaxed);
+    drop(closed);
+    while capture.state() == CaptureState::Running {
+        std::thread::yield_now();
+    }
+    let frames = frames(&spool, &capture);
+    assert!(frames.iter().map(|frame| frame.bytes().len()).sum::<usize>() > 2 * RECENT_BYTES);
+    assert!(Replay::of(&frames).onto(VOLUME, self::image()) == image);
 }
 
 /// Whatever a receiver has: the frame that follows is in the log, for the agent that comes after this one.
