@@ -335,7 +335,7 @@ fn an_agent_does_not_take_what_it_did_not_offer() {
 #[test]
 fn refusals_keep_their_numbers_and_say_what_to_do() {
     let numbers: Vec<u16> = RefusalCode::ALL.iter().map(|code| code.number()).collect();
-    assert_eq!(numbers, (1..=14).collect::<Vec<_>>());
+    assert_eq!(numbers, (1..=15).collect::<Vec<_>>());
     assert!(RefusalCode::ALL.iter().all(|code| RefusalCode::from_number(code.number().into()) == *code));
     assert_eq!(RefusalCode::from_number(999), RefusalCode::Internal);
     let error = crate::error::Error::from(Refusal::new(RefusalCode::Sibling, "at 7"));
