@@ -135,7 +135,8 @@ pub(crate) const CODES: &[Explanation] = &[
         "E1401",
         "damage was found",
         "A checksum, a chain or a comparison failed. What is damaged is never served; points that do not need it \
-         can still be restored. `backspool verify GROUP` lists each place.",
+         can still be restored. `backspool verify GROUP` lists each place, and mends \
+         what keeps the group from going on.",
     ),
     new(
         "E1402",
