@@ -33,8 +33,8 @@ impl Cursor {
     /// All of a volume of `size` bytes, or all blocks of it that `only` touches: ranges in order, apart.
     pub(super) fn new(size: u64, only: Option<&[Range<u64>]>) -> Self {
         let mut regions: VecDeque<Range<u64>> = VecDeque::new();
-        let all = [0..size];
-        for range in only.unwrap_or(&all).iter().filter(|range| !range.is_empty()) {
+        let all = 0..size;
+        for range in only.unwrap_or_else(|| std::slice::from_ref(&all)).iter().filter(|range| !range.is_empty()) {
             let end = range.end.min(size).next_multiple_of(BLOCK_BYTES).min(size);
             let start = range.start / BLOCK_BYTES * BLOCK_BYTES;
             match regions.back_mut() {
