@@ -8,9 +8,9 @@ use crate::story::{Plan, Story, between};
 
 const SIZE: usize = 1 << 20;
 /// Clusters at once: they mostly wait.
-const LANES: u64 = 6;
+const LANES: u64 = 8;
 /// Places to cut, of those that there are.
-const PLACES: u64 = 24;
+const PLACES: u64 = 16;
 
 #[test]
 fn a_new_session_takes_the_place_of_one_that_nobody_can_end() {
@@ -26,37 +26,60 @@ fn a_new_session_takes_the_place_of_one_that_nobody_can_end() {
 }
 
 #[test]
-fn cut_in_every_step_of_a_session_it_is_begun_again() {
+fn cut_in_every_step_of_a_first_copy_it_is_begun_again() {
+    cut_everywhere(Session::FirstCopy);
+}
+
+#[test]
+fn cut_in_every_step_of_a_comparison_it_is_begun_again() {
+    cut_everywhere(Session::Comparison);
+}
+
+/// What a session begins with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Session {
+    FirstCopy,
+    /// After a crash of the agent, and a write that it did not see.
+    Comparison,
+}
+
+fn cut_everywhere(session: Session) {
     let seed = crate::seed();
     println!("seed {seed}");
     // How many datagrams there are from the first one to the seal.
-    let steps = step(seed, None);
+    let steps = step(session, seed, None);
     let places = PLACES * u64::from(crate::rounds());
     let lanes: Vec<_> = (0..LANES)
         .map(|lane| {
             let mine = (lane..places).step_by(usize::try_from(LANES).unwrap());
             thread::spawn(move || {
-                mine.fold(0, |cut, place| {
-                    step(seed, Some(1 + place * steps / places));
-                    cut + 1
-                })
+                for place in mine {
+                    step(session, seed, Some(1 + place * steps / places));
+                }
             })
         })
         .collect();
-    let cut: u32 = lanes.into_iter().map(|lane| lane.join().unwrap()).sum();
-    println!("cut at {cut} of about {steps} datagrams");
+    lanes.into_iter().for_each(|lane| lane.join().unwrap());
+    println!("cut at {places} of about {steps} datagrams");
 }
 
-/// A first copy, and what is written meanwhile; cut at that datagram, and healed when both have given up. How many datagrams there
-/// were.
-fn step(seed: u64, cut_at: Option<u64>) -> u64 {
+/// One session from its beginning until it is live, and a write meanwhile; cut at that datagram, and healed when both have given
+/// up. How many datagrams there were.
+fn step(session: Session, seed: u64, cut_at: Option<u64>) -> u64 {
     let mut cluster = Cluster::new();
     std::fs::write(&cluster.source, random(seed, SIZE)).unwrap();
     let proxy = between(&mut cluster, seed);
     cluster.join();
-    let joined = proxy.entered();
+    if session == Session::Comparison {
+        cluster.start_agent();
+        cluster.settle();
+        cluster.kill_agent();
+        cluster.write_behind(262_144, &random(seed + 4, 65_536));
+        cluster.wait_state("stopped");
+    }
+    let before = proxy.entered();
     if let Some(number) = cut_at {
-        proxy.cut_at(joined + number);
+        proxy.cut_at(before + number);
     }
     cluster.spawn_agent();
     let tap = cluster.path("tap.sock");
@@ -73,11 +96,12 @@ fn step(seed: u64, cut_at: Option<u64>) -> u64 {
         proxy.heal();
     }
     cluster.settle();
-    let steps = proxy.entered() - joined;
+    let steps = proxy.entered() - before;
     cluster.write(131_072, &random(seed + 3, 4096));
     cluster.settle();
     cluster.assert_same();
-    assert_eq!(cluster.gaps().len(), 1, "only the first copy was one");
+    let gaps = 1 + usize::from(session == Session::Comparison);
+    assert_eq!(cluster.gaps().len(), gaps, "a cut is no gap");
     cluster.stop_agent();
     cluster.stop_receiver();
     steps

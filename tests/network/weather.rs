@@ -55,7 +55,7 @@ fn all_of_that_at_once_on_a_slow_far_link() {
         datagram_bytes_max: Some(1400),
         cut: false,
     };
-    all_of_it(Plan { weather, volume_bytes: 2 << 20, rate: 4, ..Plan::default() });
+    all_of_it(Plan { weather, volume_bytes: 1 << 20, rate: 4, ..Plan::default() });
 }
 
 #[test]
