@@ -10,7 +10,7 @@ use super::scan::scan;
 use super::segment::{Segment, SegmentState};
 use crate::codec::{
     ENVELOPE_BYTES, Envelope, FRAME_HEADER_BYTES, FrameHeader, Malformed, SEGMENT_HEADER_BYTES, SegmentHeader,
-    SegmentKind,
+    SegmentKind, SegmentSealed,
 };
 use crate::error::{Error, Result};
 use crate::frame::Frame;
@@ -192,9 +192,12 @@ impl Segment {
         Ok(header)
     }
 
-    /// Up to where frames count whatever became of their data: all of a sealed segment was promised.
-    fn promised(&self) -> u64 {
-        if self.sealed.is_some() { u64::MAX } else { 0 }
+    /// Up to where frames count whatever became of their data: a sealed segment was promised up to its end, and what may stand behind that
+    /// was set aside.
+    pub(super) fn promised(&self) -> u64 {
+        let last =
+            |sealed: SegmentSealed| sealed.end.map_or(sealed.last_frame.number(), |end| Seq::encode(end.before()));
+        self.sealed.map_or(0, last)
     }
 
     /// Calls `visit` with each frame in order, until it breaks or the segment ends; says where and why reading had to stop early. Up to

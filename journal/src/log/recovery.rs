@@ -43,7 +43,9 @@ impl Opening {
     fn scan_sealed(&mut self, name: &str, segment: &mut Segment, error: &Error) -> Option<FrameHeader> {
         segment.state = SegmentState::NoIndex;
         let (mut last, limit) = (None, segment.sealed.map_or(0, |sealed| sealed.file_bytes));
-        let found = scan(&*segment.file, &segment.header, limit, u64::MAX, |visit| last = Some(*visit.frame.header()));
+        let found = scan(&*segment.file, &segment.header, limit, segment.promised(), |visit| {
+            last = Some(*visit.frame.header())
+        });
         if last.as_ref().map(FrameHeader::chain_head) == segment.sealed.map(|sealed| sealed.head) {
             self.report(name, format!("its index cannot be read and is made again when asked for: {error}"), true);
             return last;
