@@ -252,6 +252,25 @@ fn what_nobody_has_any_more_becomes_a_gap() {
     assert_goes_on(&mut cluster);
 }
 
+/// The receiver lost all it had of the group. The agent still holds its order and sends it again, but not what the first copy read: it
+/// begins anew instead of sending for ever what cannot be taken.
+#[test]
+fn a_base_that_the_receiver_lost_is_begun_anew() {
+    let mut cluster = two_groups();
+    let (segment, _) = find(&cluster.store, &random(3, BLOCK)[..512]);
+    cluster.stop_receiver();
+    fs::remove_dir_all(segment.parent().unwrap()).unwrap();
+    cluster.start_receiver();
+    cluster.settle();
+    cluster.assert_same();
+    cluster.write(AT, &random(8, BLOCK));
+    cluster.mark("later");
+    assert!(cluster.read("mark:later", AT, u64::try_from(BLOCK).unwrap()).unwrap().unwrap() == random(8, BLOCK));
+    assert_eq!(cluster.ask(&["verify", "db"]).document()["ok"], true);
+    assert_other_goes_on(&cluster);
+    cluster.assert_runs();
+}
+
 /// A bad entry in the middle of the manifest: what the segments say is served, and mending writes it anew.
 #[test]
 fn a_manifest_with_a_bad_entry_is_read_around_and_mended() {
