@@ -96,8 +96,9 @@ pub(crate) const CODES: &[Explanation] = &[
         "A group belongs to the agent that protected it first, and a newer session of the same agent takes over \
          from an older one. The same is said when a history does not fit: what the receiver holds and what the \
          agent knows are siblings or strangers, because one was cloned or restored from a copy. Nothing is \
-         overwritten by itself. Stop the other agent, bring back the state directory that belongs to this \
-         history, or protect under a new group name.",
+         overwritten by itself. Stop the other agent, or bring back the state directory that belongs to this \
+         history; if this agent is the right one, start it with --take-over: it compares everything, older points \
+         stay, and the other is refused from then on. Or protect under a new group name.",
     ),
     new(
         "E1103",

@@ -7,6 +7,7 @@
 
 mod begin;
 mod group;
+mod look;
 mod switch;
 
 use std::collections::BTreeMap;
@@ -109,6 +110,7 @@ pub async fn protect(
     let (stop, stopping) = watch::channel(false);
     let mut sender = tokio::spawn(sender::run(identity, peer, groups.clone(), stopping));
     let saver = tokio::spawn(save(groups.clone()));
+    let looker = tokio::spawn(look::run(groups.clone()));
     events(Event::Ready { volumes, socket });
 
     let refused = tokio::select! {
@@ -129,6 +131,7 @@ pub async fn protect(
         sender.abort();
     }
     saver.abort();
+    looker.abort();
     control.stop().await;
     blocking(move || finish(&groups)).await?;
     events(Event::Stopped);

@@ -16,7 +16,7 @@
 use std::io;
 use std::sync::Arc;
 
-use journal::codec::{Body, GapReason};
+use journal::codec::{Body, Gap, GapReason};
 use journal::disk::AlignedBuf;
 use journal::types::{Extent, VolumeNo};
 use nbd::{Capabilities, ErrorCode, Export, Transfer};
@@ -50,6 +50,9 @@ impl Tap {
         on_source: impl FnOnce() -> io::Result<Option<Body>>,
         data: Option<&[u8]>,
     ) -> std::result::Result<(), ErrorCode> {
+        if !self.fits(extent) {
+            return Err(ErrorCode::NoSpace);
+        }
         let held = self.ranges.hold(extent);
         match (on_source(), data) {
             (Ok(_), Some(data)) => {
@@ -93,7 +96,12 @@ impl Tap {
     /// Records what a failed change left in a range that is held.
     fn salvage(&self, extent: Extent, failure: &io::Error) {
         tracing::error!(volume = %self.volume, %extent, %failure, "the source failed a change: reading what is there");
-        if let Err(error) = self.record_found(extent) {
+        let Err(error) = self.record_found(extent) else { return };
+        if self.source.was_cut() {
+            // What is left of it is compared, once that was noticed; until then nothing here is a point.
+            let text = format!("the source was cut by somebody else below {extent}");
+            self.capture.record(Body::Gap(Gap { reason: GapReason::SourceError, text }));
+        } else {
             let why = format!("the source failed a change of {extent}: {failure}; and cannot be read there: {error}");
             self.capture.halt(GapReason::SourceError, &why);
         }
@@ -110,6 +118,11 @@ impl Tap {
             }
         }
         Ok(())
+    }
+
+    /// Clients keep the size that they were told: what a cut source has lost is not to come back as nothing.
+    fn fits(&self, extent: Extent) -> bool {
+        extent.byte() + extent.bytes() <= self.source.size().bytes()
     }
 
     fn zeroes(&self, extent: Extent) -> Body {
@@ -177,7 +190,8 @@ impl Export for Tap {
     fn transfer(&self, mut batch: &mut [Transfer<'_>]) -> Vec<std::result::Result<(), ErrorCode>> {
         let mut outcomes = Vec::with_capacity(batch.len());
         while !batch.is_empty() {
-            let (now, later) = batch.split_at_mut(apart(batch).max(1));
+            let fit = batch.iter().take_while(|one| written(one).is_none_or(|extent| self.fits(extent))).count();
+            let (now, later) = batch.split_at_mut(apart(batch).min(fit).max(1));
             match now {
                 [one] => outcomes.push(one.perform(self)),
                 many => outcomes.extend(self.transfer_together(many)),

@@ -103,6 +103,7 @@ impl Group {
             stopping: AtomicBool::new(false),
             link_is_fast: AtomicBool::new(false),
             take_over: AtomicBool::new(options.take_over),
+            trouble: Mutex::default(),
         })
     }
 
@@ -115,6 +116,7 @@ impl Group {
             RebaseReason::Ahead => "the receiver has more than this agent remembers",
             RebaseReason::Behind => "the receiver has less than it had called durable",
             RebaseReason::TakenOver => "this agent took over what another had written",
+            RebaseReason::Disturbed => "a source was changed by somebody else",
         };
         let gap = Gap { reason: GapReason::UncleanStart, text: text.to_owned() };
         // 1. What takes time, while the old run goes on beside it: an empty spool, and that there is a new epoch, durably. After a
@@ -147,6 +149,7 @@ impl Group {
         drop(old);
         sweep(&dir);
         self.decided();
+        self.compared_anew();
         self.base_changed.notify_one();
         Ok(())
     }
@@ -170,7 +173,7 @@ impl Group {
     pub(super) fn finish(&self) -> Result<()> {
         self.save_durable()?;
         let mut run = self.write();
-        let is_whole = matches!(run.stage, Stage::Sealed);
+        let is_whole = matches!(run.stage, Stage::Sealed) && !self.is_disturbed();
         run.stage = Stage::Sealed;
         let Some(spool) = run.spool.take() else { return Ok(()) };
         let ending = spool.stop()?;

@@ -15,7 +15,7 @@ use crate::base::{BaseSpec, BaseVolume, Known};
 use crate::capture::{Capture, CaptureState, Clock, SystemClock};
 use crate::sender::Base;
 use crate::sender::state::{Next, Stream};
-use crate::source::Source;
+use crate::source::{Source, Storage};
 use crate::spool::{Spool, SpoolStatus};
 use crate::state;
 use crate::{Error, ErrorKind, Result};
@@ -45,6 +45,16 @@ pub(crate) struct Group {
     pub(super) link_is_fast: AtomicBool,
     /// A person said that this agent goes on with the group, whoever wrote it last.
     pub(super) take_over: AtomicBool,
+    pub(super) trouble: Mutex<Trouble>,
+}
+
+/// What is wrong with the sources.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    /// For people; capture goes on.
+    concern: Option<String>,
+    /// Once the receiver has this gap, everything is compared.
+    gap: Option<Seq>,
 }
 
 /// A volume and its export.
@@ -136,7 +146,8 @@ impl Group {
         let tail = if dropped { head } else { None };
         let (copied, take_over) = (state.is_copied(), self.take_over.load(Ordering::Acquire));
         drop(state);
-        let facts = Facts { epochs: &epochs, tail, head, acked, receiver, found, copied, take_over };
+        let disturbed = self.begins_anew(receiver.map(|head| head.seq));
+        let facts = Facts { epochs: &epochs, tail, head, acked, receiver, found, copied, disturbed, take_over };
         let next = stream.opened(&facts);
         if matches!(next, Next::Send { .. }) {
             spool.goes_on_from(receiver.map(|head| head.seq))?;
@@ -248,7 +259,8 @@ impl Group {
             return (if first { AgentState::Seeding } else { AgentState::Resync }, String::new());
         }
         let age = spool.oldest.map_or(0, |oldest| SystemClock.wall().since(oldest).0);
-        (if age > SPOOLING { AgentState::Spooling } else { AgentState::Running }, String::new())
+        let why = self.trouble().concern.clone().unwrap_or_default();
+        (if age > SPOOLING { AgentState::Spooling } else { AgentState::Running }, why)
     }
 
     /// How it is, for the receiver.
@@ -326,6 +338,11 @@ impl Group {
                 run.stage = Stage::Wanted(std::mem::take(volumes));
                 Ok(())
             }
+            // It is compared anew at its new size.
+            Err(error) if self.is_disturbed() || self.volumes.iter().any(|volume| volume.source.was_cut()) => {
+                run.stage = Stage::Wanted(std::mem::take(volumes));
+                Err(error)
+            }
             Err(error) if error.kind() == ErrorKind::Io => {
                 run.capture.halt(GapReason::SourceError, &error.to_string());
                 run.stage = Stage::Sealed;
@@ -333,6 +350,45 @@ impl Group {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Something about a source that a person should know, or nothing.
+    pub(super) fn set_concern(&self, concern: Option<String>) {
+        let mut trouble = self.trouble();
+        if trouble.concern == concern {
+            return;
+        }
+        match &concern {
+            Some(concern) => tracing::error!(group = self.name, concern, "a source needs to be looked at"),
+            None => tracing::info!(group = self.name, "the sources are as they were"),
+        }
+        trouble.concern = concern;
+        drop(trouble);
+        self.wake();
+    }
+
+    /// Everything is to be compared once the receiver has the order up to `gap`: until then what was captured before is sent.
+    pub(super) fn begin_anew_after(&self, gap: Seq) {
+        self.trouble().gap = Some(gap);
+        self.wake();
+    }
+
+    /// Whether a receiver that has all up to `durable` is to be opened anew, to compare everything.
+    pub(crate) fn begins_anew(&self, durable: Option<Seq>) -> bool {
+        self.trouble().gap.is_some_and(|gap| durable >= Some(gap))
+    }
+
+    pub(super) fn is_disturbed(&self) -> bool {
+        self.trouble().gap.is_some()
+    }
+
+    /// A run that compares everything has begun.
+    pub(super) fn compared_anew(&self) {
+        self.trouble().gap = None;
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Trouble> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers how far the receiver is.

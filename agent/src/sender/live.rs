@@ -101,6 +101,10 @@ impl Live {
                 writer.delivered().await;
                 return Ok(());
             }
+            let durable = self.shared().stream.durable().map(|head| head.seq);
+            if self.group.begins_anew(durable) {
+                return Err(Error::unavailable("a source was changed by somebody else: everything is compared"));
+            }
             let state = self.group.condition();
             // That all is durable is news as well: a receiver must not have to guess whether there is more.
             let done = self.is_done().then(|| self.shared().stream.durable());

@@ -20,6 +20,8 @@ use crate::run::Group;
 
 /// How long a receiver may take to let us in.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How seldom an agent that another has taken over from looks whether that is so still.
+const FENCED: Duration = Duration::from_secs(30);
 /// Below this round trip the link is taken for a fast one until it was measured.
 const NEAR: Duration = Duration::from_millis(1);
 
@@ -53,11 +55,18 @@ pub(crate) async fn run(
             }
         }
         tracing::warn!(receiver = peer.address, ?error, "no session");
+        let pause = if yields(&error, &groups) { FENCED } else { backoff.failed() };
         tokio::select! {
-            () = sleep(backoff.failed()) => {}
+            () = sleep(pause) => {}
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         }
     }
+}
+
+/// Whether another agent of this identity has what this one was refused: each session of one ends the other's.
+fn yields(error: &Error, groups: &[Arc<Group>]) -> bool {
+    let is_superseded = refusal_of(error).is_some_and(|refusal| refusal.code == RefusalCode::Superseded);
+    is_superseded && groups.iter().any(|group| group.link().borrow().refused.is_some())
 }
 
 /// Whether any group was ever taken by the receiver in this run of the agent.

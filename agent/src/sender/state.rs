@@ -220,6 +220,7 @@ mod tests {
             receiver,
             found: found.map(|receiver| head(receiver.seq.number())),
             copied: false,
+            disturbed: false,
             take_over: false,
         };
         let mut stream = Stream::default();

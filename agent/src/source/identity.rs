@@ -63,12 +63,11 @@ fn text(path: &Path) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
 }
 
-/// Whether `path` leads to the open file or device, by its numbers of now.
-pub(super) fn leads_to(path: &Path, file: &fs::File) -> bool {
-    let numbers = |meta: fs::Metadata| (meta.dev(), meta.ino(), meta.rdev());
-    match (fs::metadata(path), file.metadata()) {
-        (Ok(there), Ok(here)) if there.rdev() != 0 => there.rdev() == here.rdev(),
-        (Ok(there), Ok(here)) => numbers(there) == numbers(here),
-        _ => false,
-    }
+/// Whether `path` leads to the open file or device, by its numbers of now; `None`: it leads nowhere.
+pub(super) fn leads_to(path: &Path, file: &fs::File) -> Option<bool> {
+    let (there, here) = (fs::metadata(path).ok()?, file.metadata().ok()?);
+    Some(match there.rdev() {
+        0 => (there.dev(), there.ino(), 0) == (here.dev(), here.ino(), here.rdev()),
+        device => device == here.rdev(),
+    })
 }

@@ -18,10 +18,10 @@ use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use journal::disk::{AlignedBuf, next_data};
-use journal::types::Sectors;
+use journal::types::{SECTOR_BYTES, Sectors};
 use nbd::Transfer;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::{Errno, retry_on_intr};
@@ -65,6 +65,11 @@ pub trait Storage: Send + Sync + Debug {
     /// Makes the range read as zeroes; with `keep_space` the space stays allocated.
     fn zero(&self, offset: u64, length: u64, keep_space: bool) -> io::Result<()>;
 
+    /// Whether it ends before its size: somebody else cut it.
+    fn was_cut(&self) -> bool {
+        false
+    }
+
     /// The first range of data at or after `offset`; the rest reads as zeroes.
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>>;
 }
@@ -74,7 +79,8 @@ pub trait Storage: Send + Sync + Debug {
 pub struct Source {
     file: File,
     path: PathBuf,
-    size: Sectors,
+    /// In sectors: whoever owns it may change it while it is served.
+    size: AtomicU64,
     /// What `O_DIRECT` asks of offsets and lengths, in bytes.
     block_bytes: u32,
     is_device: bool,
@@ -101,9 +107,26 @@ impl Source {
         Identity::of_file(&self.file).map(Some).map_err(|error| error.with_path(&self.path))
     }
 
-    /// Whether its path still leads to it.
-    pub fn is_in_place(&self) -> bool {
-        identity::leads_to(&self.path, &self.file)
+    /// What its path leads to, if that is not it any more, for people.
+    pub fn displaced(&self) -> Option<String> {
+        let path = self.path.display();
+        let goes_on = "what is written through the tap goes to the one that was opened, and is captured; put it back before the next start";
+        match identity::leads_to(&self.path, &self.file) {
+            Some(true) => None,
+            Some(false) => Some(format!("{path} is another file or device now: {goes_on}")),
+            None => Some(format!("{path} is no longer there: {goes_on}")),
+        }
+    }
+
+    /// How large it is now, in whole sectors: somebody else may have changed that.
+    pub fn measure(&self) -> crate::Result<Sectors> {
+        let bytes = open::bytes_of(&self.file).map_err(|error| error.with_path(&self.path))?;
+        Ok(Sectors::of_bytes(bytes / SECTOR_BYTES * SECTOR_BYTES).unwrap_or_default())
+    }
+
+    /// It is served with this size from now on.
+    pub fn set_size(&self, size: Sectors) {
+        self.size.store(size.count(), Ordering::Release);
     }
 
     /// A name of this very file or device, whatever its path means by now. Lives as long as this value.
@@ -170,7 +193,7 @@ impl AsFd for Source {
 
 impl Storage for Source {
     fn size(&self) -> Sectors {
-        self.size
+        Sectors::new(self.size.load(Ordering::Acquire)).unwrap_or_default()
     }
 
     fn block_bytes(&self) -> u32 {
@@ -248,6 +271,10 @@ impl Storage for Source {
             let count = usize::try_from(end - at).map_or(zeroes.len(), |left| left.min(zeroes.len()));
             self.write_at(at, &zeroes[..count])
         })
+    }
+
+    fn was_cut(&self) -> bool {
+        self.measure().is_ok_and(|now| now < self.size())
     }
 
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {

@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
 use journal::disk::AlignedBuf;
@@ -58,6 +58,7 @@ fn open(path: &Path) -> Result<Source> {
     ring::check().map_err(|error| Error::unsupported("io_uring is not available").with_source(error))?;
     let block_bytes = block_of(&file, size)?;
     let path = path.to_owned();
+    let size = AtomicU64::new(size.count());
     Ok(Source { file, path, size, block_bytes, is_device, flush_failed: AtomicBool::new(false) })
 }
 
@@ -116,9 +117,12 @@ fn refuse_looped(file: &Node) -> Result<()> {
     }
 }
 
+pub(super) fn bytes_of(file: &File) -> Result<u64> {
+    seek(file, SeekFrom::End(0)).map_err(|errno| Error::from(errno).context("cannot measure the source"))
+}
+
 fn size_of(file: &File) -> Result<Sectors> {
-    let bytes =
-        seek(file, SeekFrom::End(0)).map_err(|errno| Error::from(errno).context("cannot measure the source"))?;
+    let bytes = bytes_of(file)?;
     match Sectors::of_bytes(bytes) {
         Some(size) if size.count() > 0 => Ok(size),
         Some(_) => Err(Error::invalid("the source is empty")),

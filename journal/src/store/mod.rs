@@ -15,7 +15,7 @@ mod view;
 mod write;
 
 pub use find::{GapInfo, NotCovered, PointInfo, When};
-pub use timeline::{Stretch, Timeline, VolumeInfo};
+pub use timeline::{Resized, Stretch, Timeline, VolumeInfo};
 pub use verify::Verified;
 pub use version::{Library, Version};
 pub use view::View;

@@ -35,6 +35,21 @@ pub struct VolumeInfo {
     pub size: Sectors,
 }
 
+/// A volume has another size from some place on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resized {
+    /// Where.
+    pub seq: Seq,
+    /// When.
+    pub time: WallTime,
+    /// What the volume is called.
+    pub volume: String,
+    /// Its size before.
+    pub from: Sectors,
+    /// Its size from there on.
+    pub to: Sectors,
+}
+
 impl Timeline {
     /// Adds the next event.
     pub(super) fn add(&mut self, event: Event) {
@@ -110,6 +125,38 @@ impl Timeline {
             }
         }
         volumes
+    }
+
+    /// Changes of sizes, oldest first.
+    pub fn resizes(&self) -> Vec<Resized> {
+        // A volume that is said anew is the one that it was.
+        let mut known: Vec<(VolumeNo, &str, Sectors)> = Vec::new();
+        let mut found = Vec::new();
+        for event in &self.events {
+            let (number, new) = match &event.record.body {
+                Body::VolumeAdd { volume, size, add } => {
+                    if !known.iter().any(|(number, ..)| number == volume) {
+                        known.push((*volume, &add.name, *size));
+                    }
+                    (*volume, *size)
+                }
+                Body::Resize { volume, size } => (*volume, *size),
+                _ => continue,
+            };
+            if let Some((_, name, size)) = known.iter_mut().find(|(known, ..)| *known == number)
+                && *size != new
+            {
+                let from = std::mem::replace(size, new);
+                found.push(Resized {
+                    seq: event.seq,
+                    time: event.record.time,
+                    volume: (*name).to_owned(),
+                    from,
+                    to: new,
+                });
+            }
+        }
+        found
     }
 
     /// All events, oldest first.

@@ -13,6 +13,7 @@
 //! | none | nothing was dropped, something was acknowledged | sends again from the first `Seq`: the receiver lost it |
 //! | none | the agent no longer has the first `Seq` | rebases: the receiver is behind |
 //! | on the agent's chain, at or after tail | not below what was acknowledged | sends what follows |
+//! | on the agent's chain, at or after tail | and somebody else changed a source | rebases: only a comparison tells |
 //! | on the agent's chain, at or after tail | below what was acknowledged | sends again what follows |
 //! | in the epoch that runs | beyond the agent's end | is a sibling: refuses. Nobody but this process makes frames of it |
 //! | in an earlier epoch of this agent | beyond where its order left that epoch, or an epoch that its order is not in | rebases: it is ahead |
@@ -62,6 +63,8 @@ pub struct Facts<'a> {
     pub found: Option<Head>,
     /// What it remembers may be a copy of another agent's memory, which may run as well.
     pub copied: bool,
+    /// Somebody else changed a source, and nobody knows when, or what else was changed.
+    pub disturbed: bool,
     /// A person said that this is the agent that goes on, whoever wrote last.
     pub take_over: bool,
 }
@@ -88,6 +91,8 @@ pub enum RebaseReason {
     Behind,
     /// It would have been refused, and a person decided.
     TakenOver,
+    /// Somebody else changed a source.
+    Disturbed,
 }
 
 /// Whose history the receiver has.
@@ -127,6 +132,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     let decision = if facts.copied && !facts.take_over { Decision::Refuse(Stranger::Copied) } else { compare(facts) };
     match decision {
         Decision::Refuse(_) if facts.take_over => Decision::Rebase(RebaseReason::TakenOver),
+        Decision::SendFrom(_) if facts.disturbed => Decision::Rebase(RebaseReason::Disturbed),
         decision => decision,
     }
 }

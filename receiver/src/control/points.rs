@@ -41,7 +41,8 @@ pub(super) async fn points(
         let (points, truncated) = version.points(since, until, limit)?;
         let points: Vec<Value> = points.iter().map(point).collect();
         let gaps = gaps(&version, since, until)?;
-        Ok(Json(json!({"schema": 1, "points": points, "truncated": truncated, "gaps": gaps})))
+        let resizes = resizes(&version, since, until);
+        Ok(Json(json!({"schema": 1, "points": points, "truncated": truncated, "gaps": gaps, "resizes": resizes})))
     })
     .await
 }
@@ -73,6 +74,22 @@ fn gaps(version: &Version, since: Option<WallTime>, until: Option<WallTime>) -> 
         })
     });
     Ok(json.collect())
+}
+
+fn resizes(version: &Version, since: Option<WallTime>, until: Option<WallTime>) -> Vec<Value> {
+    let all = version.timeline().resizes().into_iter();
+    let within =
+        all.filter(|one| since.is_none_or(|since| since <= one.time) && until.is_none_or(|until| one.time <= until));
+    let json = within.map(|one| {
+        json!({
+            "seq": one.seq.number(),
+            "time": rfc3339(one.time),
+            "volume": one.volume,
+            "from_bytes": one.from.bytes(),
+            "to_bytes": one.to.bytes(),
+        })
+    });
+    json.collect()
 }
 
 fn reason(reason: GapReason) -> &'static str {

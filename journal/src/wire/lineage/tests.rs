@@ -3,7 +3,7 @@
 use super::*;
 use crate::types::{ChainHead, FrameNo, Hash};
 use Decision::{Rebase, Refuse, ResendFrom, SendFrom};
-use RebaseReason::{Ahead, Behind, TakenOver};
+use RebaseReason::{Ahead, Behind, Disturbed, TakenOver};
 use Stranger::{Copied, Sibling, Unknown};
 
 /// A frame ends at every tenth `Seq`; `fork` tells histories apart.
@@ -38,9 +38,13 @@ fn check(tail: u64, end: u64, acked: u64, receiver: Option<Head>, expect: Decisi
         receiver,
         found,
         copied: false,
+        disturbed: false,
         take_over: false,
     };
     assert_eq!(decide(&facts), expect, "{facts:#?}");
+    // A source that somebody else changed is compared before anything more is sent.
+    let sent = if matches!(expect, SendFrom(_)) { Rebase(Disturbed) } else { expect };
+    assert_eq!(decide(&Facts { disturbed: true, ..facts }), sent);
     // A copy is never believed; and whoever takes over is never refused, and changes nothing else.
     assert_eq!(decide(&Facts { copied: true, ..facts }), Refuse(Copied));
     let taken = if matches!(expect, Refuse(_)) { Rebase(TakenOver) } else { expect };
@@ -123,6 +127,7 @@ fn what_is_sent_always_continues_what_the_receiver_has() {
             receiver: theirs,
             found,
             copied: false,
+            disturbed: false,
             take_over: false,
         };
         if let SendFrom(from) | ResendFrom(from) = decide(&facts) {
@@ -149,6 +154,7 @@ fn a_list_of_epochs_that_goes_round_ends() {
         receiver,
         found: None,
         copied: false,
+        disturbed: false,
         take_over: false,
     };
     assert_eq!(decide(&facts), Rebase(Ahead));
@@ -169,6 +175,7 @@ fn of_the_epoch_that_runs_nobody_else_has_more() {
             receiver,
             found,
             copied: false,
+            disturbed: false,
             take_over: false,
         };
         decide(&facts)

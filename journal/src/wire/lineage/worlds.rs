@@ -129,6 +129,7 @@ impl Agent {
             receiver: head(receiver, at),
             found: if holds { head(&self.order, at) } else { None },
             copied: self.copied,
+            disturbed: false,
             take_over: self.take_over,
         })
     }
