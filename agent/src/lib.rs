@@ -15,6 +15,7 @@
 pub mod base;
 pub mod capture;
 pub mod control;
+pub mod dirty;
 pub mod join;
 pub mod run;
 pub mod sender;
