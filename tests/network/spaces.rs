@@ -119,7 +119,7 @@ fn namespaces_lose_repeat_fall_silent_and_come_back() {
     let seed = crate::seed();
     println!("seed {seed}");
     let mut cluster = Cluster::new();
-    let volume = Volume::new(seed, 16 << 20);
+    let volume = Volume::new(seed, 4 << 20);
     fill_initial(&cluster.source, &volume).unwrap();
     let listen = start_receiver(&mut cluster, &spaces, &format!("{}:0", spaces.receiver.address));
     cluster.address = Some(listen.clone());
