@@ -16,6 +16,7 @@ pub mod base;
 pub mod capture;
 pub mod control;
 pub mod dirty;
+pub mod hot;
 pub mod join;
 pub mod run;
 pub mod sender;

@@ -7,6 +7,7 @@
 
 mod begin;
 mod group;
+mod hot;
 mod look;
 mod switch;
 
@@ -111,6 +112,7 @@ pub async fn protect(
     let mut sender = tokio::spawn(sender::run(identity, peer, groups.clone(), stopping));
     let saver = tokio::spawn(save(groups.clone()));
     let looker = tokio::spawn(look::run(groups.clone()));
+    let tender = tokio::spawn(hot::tend(groups.clone()));
     events(Event::Ready { volumes, socket });
 
     let refused = tokio::select! {
@@ -132,6 +134,7 @@ pub async fn protect(
     }
     saver.abort();
     looker.abort();
+    tender.abort();
     control.stop().await;
     blocking(move || finish(&groups)).await?;
     events(Event::Stopped);

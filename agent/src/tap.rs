@@ -1,6 +1,6 @@
 //! The tap: an NBD export that captures what it writes.
 //!
-//! A change goes: range lock → source → capture → unlock → reply. So a record stands where the change was complete, its time
+//! A change goes: hot-extent log → range lock → source → capture → unlock → reply. So a record stands where the change was complete, its time
 //! lies between completion and reply, and changes that overlap are captured in the order the source saw them. Reads go straight
 //! to the source; one that overlaps a write in flight may see either, as on any disk.
 //!
@@ -23,6 +23,7 @@ use nbd::{Capabilities, ErrorCode, Export, Transfer};
 
 use crate::Result;
 use crate::capture::{Capture, Ranges};
+use crate::hot::{Hot, Pass};
 use crate::source::Storage;
 
 /// Sectors that are read again at a time after a failure: 1 MiB.
@@ -35,12 +36,24 @@ pub struct Tap {
     source: Arc<dyn Storage>,
     capture: Arc<Capture>,
     ranges: Ranges,
+    hot: Option<Arc<Hot>>,
 }
 
 impl Tap {
     /// Serves `source` as `volume` of the group that `capture` records.
     pub fn new(volume: VolumeNo, source: Arc<dyn Storage>, capture: Arc<Capture>) -> Self {
-        Self { volume, source, capture, ranges: Ranges::default() }
+        Self { volume, source, capture, ranges: Ranges::default(), hot: None }
+    }
+
+    /// The same, behind the log of what is being changed, if there is one.
+    #[must_use]
+    pub fn behind(self, hot: Option<Arc<Hot>>) -> Self {
+        Self { hot, ..self }
+    }
+
+    /// Waits until changes of these would be found again after a crash. What is returned is kept until they are captured.
+    fn announce(&self, extents: &[Extent]) -> Option<Pass<'_>> {
+        self.hot.as_deref().map(|hot| hot.enter(extents.iter().copied()))
     }
 
     fn change(
@@ -53,6 +66,7 @@ impl Tap {
         if !self.fits(extent) {
             return Err(ErrorCode::NoSpace);
         }
+        let announced = self.announce(&[extent]);
         let held = self.ranges.hold(extent);
         match (on_source(), data) {
             (Ok(_), Some(data)) => {
@@ -66,13 +80,15 @@ impl Tap {
                 return Err(ErrorCode::from(&error));
             }
         }
-        drop(held);
+        drop((held, announced));
         if fua { self.sync() } else { Ok(()) }
     }
 
     /// Reads, and writes that do not overlap each other, all at the same time: the order above, once for all of them.
     fn transfer_together(&self, batch: &mut [Transfer<'_>]) -> Vec<std::result::Result<(), ErrorCode>> {
-        let held = self.ranges.hold_all(&batch.iter().filter_map(written).collect::<Vec<_>>());
+        let extents: Vec<_> = batch.iter().filter_map(written).collect();
+        let announced = self.announce(&extents);
+        let held = self.ranges.hold_all(&extents);
         let outcomes = self.source.transfer(batch);
         let changes = || batch.iter().zip(&outcomes).filter_map(|(one, outcome)| Some((written(one)?, one, outcome)));
         if changes().any(|(_, _, outcome)| outcome.is_ok()) {
@@ -89,7 +105,7 @@ impl Tap {
                 self.salvage(extent, error);
             }
         });
-        drop(held);
+        drop((held, announced));
         outcomes.into_iter().map(|outcome| outcome.map_err(|error| ErrorCode::from(&error))).collect()
     }
 

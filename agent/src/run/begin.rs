@@ -17,9 +17,11 @@ use journal::wire::RebaseReason;
 use tokio::sync::{Notify, watch};
 
 use super::group::{Group, Link, Run, Stage, Volume};
+use super::hot::{HotLogs, Logs};
 use super::switch::Switch;
 use crate::base::{BaseVolume, Known};
 use crate::capture::{Capture, SystemClock, boot_id};
+use crate::hot::Left;
 use crate::source::{Source, Storage, refuse_inside};
 use crate::spool::{Epoch, Found, Spool, sweep};
 use crate::state::{self, Action, Facts, GroupState, Groups, OpenedEpoch, Plan, plan};
@@ -55,6 +57,8 @@ struct Subject<'a> {
     name: &'a str,
     source: &'a Source,
     action: Action,
+    /// What of it may differ from what the order has.
+    left: Left,
 }
 
 impl Group {
@@ -70,22 +74,26 @@ impl Group {
         let mut state = Groups::open(state_dir)?.claim(&options.name, link::random)?;
         let facts = facts(state.state(), &options.volumes, &sources)?;
         // Beside a copied state stands a copied source; whether they may go on is decided with the receiver.
-        let plan = plan(state.state(), &facts, options.replaced || state.is_copied())?;
+        let mut plan = plan(state.state(), &facts, options.replaced || state.is_copied())?;
         warn_of_changes(&plan);
         sweep(&state.spool_dir());
         let found = Found::open(&state.spool_dir(), state.state().id, options.spool_limit_bytes, link::random)?;
         let parent = parent(state.state(), found.head);
         let (id, boot, wake) = (state.state().id, boot_id()?, Arc::new(Notify::new()));
         let names = options.volumes.iter().map(|(name, _)| name.as_str());
-        let subjects = subjects(state.state(), &plan, names, &sources);
+        let logs = Logs::beside(&state.spool_dir(), boot)?;
+        let subjects = subjects(&state, &plan, names, &sources, (&logs, parent))?;
+        say_what_is_compared(&mut plan, &subjects);
         let parts = Parts { id, boot, wake: &wake };
         let epoch = open_epoch(&mut state, parent, remembered(&subjects)?)?;
-        let run = begin(&parts, epoch, found, parent, &subjects, (&plan.removed, plan.gap.as_ref()))?;
+        let hot = hot_logs(&logs, id, epoch, &subjects)?;
+        let run = begin(&parts, (epoch, hot), found, parent, &subjects, (&plan.removed, plan.gap.as_ref()))?;
         sweep(&state.spool_dir());
         let described: Vec<_> = subjects.iter().map(|it| (it.number, it.uuid, it.name.to_owned())).collect();
         let volumes = described.into_iter().zip(sources).map(|((number, uuid, name), source)| {
             let source = Arc::new(source);
-            let tap = Tap::new(number, source.clone(), Arc::clone(&run.capture));
+            let hot = run.hot.get(&number).cloned();
+            let tap = Tap::new(number, source.clone(), Arc::clone(&run.capture)).behind(hot);
             Volume { number, uuid, name, source, switch: Arc::new(Switch::new(tap)) }
         });
         Ok(Self {
@@ -121,13 +129,16 @@ impl Group {
         let gap = Gap { reason: GapReason::UncleanStart, text: text.to_owned() };
         // 1. What takes time, while the old run goes on beside it: an empty spool, and that there is a new epoch, durably. After a
         //    crash from here on the receiver is found ahead, behind or strange again.
-        let (mut found, epoch, dir) = {
+        let (mut found, epoch, hot, dir) = {
             let mut state = self.state();
             let dir = state.spool_dir();
             let found = Found::anew(&dir, self.id, self.spool_limit_bytes, link::random)?;
             let epoch = open_epoch(&mut state, parent, remembered(&subjects)?)?;
             state.set_durable(parent)?;
-            (found, epoch, dir)
+            // The old logs are of an epoch that is not the last any more: they mean that all is to be compared, and so do the new ones.
+            self.read().hot.values().for_each(|hot| hot.retire());
+            let hot = hot_logs(&Logs::beside(&dir, self.boot)?, self.id, epoch, &subjects)?;
+            (found, epoch, hot, dir)
         };
         let old = {
             // 2. Nobody writes in between: a change is in the old run, or in the new one.
@@ -139,9 +150,10 @@ impl Group {
             // 3. The new run takes the old one's place. What that captured is on the sources.
             (_, found.time) = run.capture.last();
             let parts = Parts { id: self.id, boot: self.boot, wake: &self.wake };
-            let new = begin(&parts, epoch, found, parent, &subjects, (&[], Some(&gap)))?;
+            let new = begin(&parts, (epoch, hot), found, parent, &subjects, (&[], Some(&gap)))?;
             for (volume, tap) in self.volumes.iter().zip(&mut paused) {
-                **tap = Tap::new(volume.number, volume.source.clone(), Arc::clone(&new.capture));
+                let hot = new.hot.get(&volume.number).cloned();
+                **tap = Tap::new(volume.number, volume.source.clone(), Arc::clone(&new.capture)).behind(hot);
             }
             std::mem::replace(&mut *run, new)
         };
@@ -194,7 +206,9 @@ impl Group {
 
 impl<'a> Subject<'a> {
     fn of(volume: &'a Volume, action: Action) -> Self {
-        Self { number: volume.number, uuid: volume.uuid, name: &volume.name, source: &volume.source, action }
+        // Whatever the log says: the receiver is not where it was when that was written.
+        let left = Left::All { why: String::new() };
+        Self { number: volume.number, uuid: volume.uuid, name: &volume.name, source: &volume.source, action, left }
     }
 }
 
@@ -217,18 +231,55 @@ fn parent(state: &GroupState, spooled: Option<Head>) -> Option<Head> {
 }
 
 fn subjects<'a>(
-    state: &GroupState,
+    group: &state::Group,
     plan: &Plan,
     names: impl Iterator<Item = &'a str>,
     sources: &'a [Source],
-) -> Vec<Subject<'a>> {
+    (logs, parent): (&Logs, Option<Head>),
+) -> Result<Vec<Subject<'a>>> {
+    let state = group.state();
+    // What the spool has and no receiver is not safe from a power cut, though it is proven to be there now.
+    let is_durable = |stopped: &state::Stopped| state.durable.is_some_and(|durable| durable.seq >= stopped.head.seq);
+    let is_durable = state.stopped.as_ref().is_some_and(is_durable);
+    let is_ours = state.stopped.is_none() && parent.is_some() && !group.is_copied();
     let planned = plan.volumes.iter().zip(names).zip(sources);
     let subjects = planned.map(|((planned, name), source)| {
         let known = state.volumes.get(&planned.number).map(|volume| volume.uuid);
         let uuid = known.unwrap_or_else(|| VolumeUuid(link::random()));
-        Subject { number: planned.number, uuid, name, source, action: planned.action }
+        let left = match planned.action {
+            Action::Continue if is_durable => Left::Only(Vec::new()),
+            Action::Compare if is_ours => logs.left(state, uuid, source)?,
+            Action::Continue | Action::Compare | Action::FirstCopy => Left::All { why: String::new() },
+        };
+        Ok(Subject { number: planned.number, uuid, name, source, action: planned.action, left })
     });
     subjects.collect()
+}
+
+/// How much, and if it is all, why: for whoever waits for it.
+fn say_what_is_compared(plan: &mut Plan, subjects: &[Subject<'_>]) {
+    for it in subjects.iter().filter(|it| it.action == Action::Compare) {
+        let what = match &it.left {
+            Left::Only(ranges) => {
+                let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
+                format!("{bytes} of {} bytes of {} are compared", it.source.size().bytes(), it.name)
+            }
+            Left::All { why } if why.is_empty() => continue,
+            Left::All { why } => format!("all of {} is compared: {why}", it.name),
+        };
+        tracing::info!("{what}");
+        plan.add_to_gap(&what);
+    }
+}
+
+/// The logs of a run, in place of those of the last one.
+fn hot_logs(logs: &Logs, group: GroupId, epoch: EpochId, subjects: &[Subject<'_>]) -> Result<HotLogs> {
+    logs.keep(&subjects.iter().map(|it| it.uuid).collect::<Vec<_>>())?;
+    let begun = subjects.iter().filter_map(|it| {
+        let begun = logs.begin(group, epoch, it.uuid, it.source, &it.left);
+        begun.transpose().map(|hot| Ok((it.number, hot?)))
+    });
+    begun.collect()
 }
 
 fn remembered(subjects: &[Subject<'_>]) -> Result<BTreeMap<VolumeNo, state::Volume>> {
@@ -264,7 +315,7 @@ fn open_epoch(
 /// Begins a run and records what is to be known from its beginning.
 fn begin(
     parts: &Parts<'_>,
-    epoch: EpochId,
+    (epoch, hot): (EpochId, HotLogs),
     found: Found,
     parent: Option<Head>,
     subjects: &[Subject<'_>],
@@ -277,7 +328,7 @@ fn begin(
     declare(&capture, subjects, removed, gap);
     let wanted = wanted(subjects, parent);
     let stage = if wanted.is_empty() { Stage::Sealed } else { Stage::Wanted(wanted) };
-    Ok(Run { epoch, parent, spool: Some(spool), capture, stage })
+    Ok(Run { epoch, parent, spool: Some(spool), capture, stage, hot })
 }
 
 /// The gap first: nothing in between is a point. A volume that is compared is said anew, for the run that said it may have been
@@ -309,8 +360,12 @@ fn wanted(subjects: &[Subject<'_>], parent: Option<Head>) -> Vec<BaseVolume> {
         number: it.number,
         path: it.source.handle_path(),
         size: it.source.size(),
-        // Without an order before this epoch there is nothing to compare with.
-        known: if it.action == Action::Compare && parent.is_some() { Known::Compare } else { Known::Nothing },
+        known: match &it.left {
+            // Without an order before this epoch there is nothing to compare with.
+            _ if it.action != Action::Compare || parent.is_none() => Known::Nothing,
+            Left::Only(ranges) => Known::AllBut(ranges.as_slice().into()),
+            Left::All { .. } => Known::Compare,
+        },
     });
     wanted.collect()
 }

@@ -10,6 +10,7 @@ use journal::types::{BootId, Durable, EpochId, FrameNo, GroupId, Head, ResyncId,
 use journal::wire::{AgentState, Facts, OwnEpoch, Progress, Refusal, Report, TrackerKind, VolumeReport};
 use tokio::sync::{Notify, watch};
 
+use super::hot::HotLogs;
 use super::switch::Switch;
 use crate::base::{BaseSpec, BaseVolume, Known};
 use crate::capture::{Capture, CaptureState, Clock, SystemClock};
@@ -76,6 +77,7 @@ pub(super) struct Run {
     pub(super) spool: Option<Spool>,
     pub(super) capture: Arc<Capture>,
     pub(super) stage: Stage,
+    pub(super) hot: HotLogs,
 }
 
 /// How far the base of this run is.
@@ -285,7 +287,7 @@ impl Group {
         match &self.read().stage {
             Stage::Sealed => Progress::default(),
             Stage::Wanted(volumes) => {
-                let total_bytes = volumes.iter().map(|volume| volume.size.bytes()).sum();
+                let total_bytes = volumes.iter().map(BaseVolume::to_read_bytes).sum();
                 Progress { done_bytes: 0, total_bytes }
             }
             Stage::Sending(base, _) => {

@@ -137,10 +137,15 @@ impl Source {
     /// What will prove at the next start that nobody wrote in between. Waits until a later change must show in the file's
     /// times. `None` for a device, which keeps no such times, and after a failed flush.
     pub fn proof(&self) -> crate::Result<Option<FileProof>> {
-        if self.is_device || self.flush_failed.load(Ordering::Acquire) {
+        if self.is_device || self.flush_failed() {
             return Ok(None);
         }
         FileProof::take(&self.file).map(Some).map_err(|error| error.with_path(&self.path))
+    }
+
+    /// Whether a flush of it ever failed: a later one that works says nothing of what was written before.
+    pub(crate) fn flush_failed(&self) -> bool {
+        self.flush_failed.load(Ordering::Acquire)
     }
 
     /// Whether it is as it was when `proof` was taken.

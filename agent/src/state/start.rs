@@ -131,6 +131,13 @@ fn why_compare(
 }
 
 impl Plan {
+    /// More about the gap, if there is one.
+    pub(crate) fn add_to_gap(&mut self, text: &str) {
+        if let Some(gap) = self.gap.as_mut().filter(|gap| gap.text.len() + text.len() < 512) {
+            gap.text.push_str(&format!("; {text}"));
+        }
+    }
+
     /// The first reason is the gap's; the others are in its text.
     fn add_gap(&mut self, reason: GapReason, text: String) {
         match &mut self.gap {
