@@ -2,6 +2,7 @@
 //! One goes on and everything arrives, or it is refused with what to do; no point is ever false.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
+#![expect(clippy::disallowed_methods, reason = "others rename as they like")]
 
 mod common;
 mod lineage {
