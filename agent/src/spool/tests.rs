@@ -446,3 +446,36 @@ fn what_follows_the_durable_end_stays_in_the_log() {
     }
     assert!(dropped > 0, "nothing was ever dropped");
 }
+
+#[test]
+fn what_a_receiver_lost_is_not_durable_until_it_has_it_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(TestClock::default());
+    clock.wall.store(1_000_000, Ordering::Relaxed);
+    let (spool, capture) = begin_with(dir.path(), u64::MAX, clock.clone());
+    let (mut rng, mut image) = (Rng(1), image());
+    let mut after = |second: u64| {
+        clock.wall.store(second * 1_000_000, Ordering::Relaxed);
+        write(&capture, &mut rng, &mut image, 1);
+        frames(&spool, &capture).last().unwrap().last_seq()
+    };
+    let (early, late) = (after(2), after(9));
+    spool.acked(Durable(late.unwrap()));
+    assert_eq!(spool.status().oldest, None);
+    spool.goes_on_from(early).unwrap();
+    let status = spool.status();
+    assert_eq!((status.durable, status.oldest), (early, Some(WallTime(9_000_000))));
+    // All of it is lost: as old as its beginning.
+    spool.goes_on_from(None).unwrap();
+    assert_eq!((spool.status().durable, spool.status().oldest), (None, Some(WallTime(1_000_000))));
+    spool.acked(Durable(early.unwrap()));
+    assert_eq!(spool.status().oldest, Some(WallTime(9_000_000)));
+    spool.acked(Durable(late.unwrap()));
+    assert_eq!(spool.status().oldest, None);
+    assert!(spool.stop().unwrap().complete);
+    // Of what an earlier run left the age is that of the first that is missing.
+    clock.wall.store(20_000_000, Ordering::Relaxed);
+    let (spool, _capture) = begin_with(dir.path(), u64::MAX, clock);
+    spool.goes_on_from(early).unwrap();
+    assert_eq!(spool.status().oldest, Some(WallTime(9_000_000)));
+}
