@@ -169,6 +169,15 @@ pub(crate) struct Protect {
     /// How large the agent's own journal of a group may become [default: 8GiB]
     #[arg(long, value_name = "SIZE")]
     pub(crate) spool_size: Option<String>,
+    /// What happens to writes while it is full: they are tracked and read later, with a gap in between; or they wait [default: track]
+    #[arg(long, value_enum)]
+    pub(crate) when_full: Option<WhenFull>,
+    /// What a flush, or a write with FUA, waits for: this machine's disk, or a receiver that has it durably too [default: local]
+    #[arg(long, value_enum)]
+    pub(crate) flush: Option<Flush>,
+    /// How long it waits for a receiver; after that flushes are local until the receiver has caught up [default: 5s]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) flush_wait: Option<String>,
     #[command(flatten)]
     pub(crate) decided: Decided,
 }
@@ -194,6 +203,28 @@ pub(crate) struct Decided {
     /// points keep what they have
     #[arg(long)]
     pub(crate) replaced: bool,
+}
+
+/// What becomes of writes while the spool is full.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum WhenFull {
+    /// They are tracked, and a gap opens.
+    #[default]
+    Track,
+    /// They wait.
+    BlockWrites,
+}
+
+/// What a flush waits for.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Flush {
+    /// The source.
+    #[default]
+    Local,
+    /// A receiver too.
+    Durable,
 }
 
 /// What notices changes.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::args::{Global, Tracker};
+use crate::args::{Flush, Global, Tracker, WhenFull};
 use crate::error::Failure;
 
 /// The file's content; all of it is optional.
@@ -42,6 +42,10 @@ pub(crate) struct Group {
     /// The agent's own journal of it.
     #[serde(default)]
     pub(crate) spool: Spool,
+    /// What a flush waits for.
+    pub(crate) flush: Option<Flush>,
+    /// How long it waits for a receiver.
+    pub(crate) flush_wait: Option<String>,
 }
 
 /// `spool` of a group
@@ -50,6 +54,8 @@ pub(crate) struct Group {
 pub(crate) struct Spool {
     /// How large it may become.
     pub(crate) size: Option<String>,
+    /// What happens to writes then.
+    pub(crate) when_full: Option<WhenFull>,
 }
 
 /// `[[group.volume]]`
@@ -151,7 +157,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let config = Config::parse(
-            "[agent]\nstate = '/s'\n[[group]]\nname = 'db'\nspool = { size = '1GiB' }\n[[group.volume]]\nname = 'data'\npath = '/dev/vg0/db'\n\
+            "[agent]\nstate = '/s'\n[[group]]\nname = 'db'\nspool = { size = '1GiB', when_full = 'block-writes' }\nflush = 'durable'\nflush_wait = '2s'\n[[group.volume]]\nname = 'data'\npath = '/dev/vg0/db'\n\
              tracker = 'tap'\nnbd = 'unix:/run/db.sock'\n[receiver]\nlisten = '0.0.0.0:7440'\nstore = '/store'\nimages = false\n",
         )
         .unwrap();
@@ -161,6 +167,8 @@ mod tests {
         assert_eq!(config.receiver.listen.as_deref(), Some("0.0.0.0:7440"));
         assert_eq!(config.receiver.images, Some(false));
         assert_eq!(config.group[0].spool.size.as_deref(), Some("1GiB"));
+        assert_eq!(config.group[0].spool.when_full, Some(WhenFull::BlockWrites));
+        assert_eq!((config.group[0].flush, config.group[0].flush_wait.as_deref()), (Some(Flush::Durable), Some("2s")));
         let volume = &config.group[0].volume[0];
         assert_eq!((config.group[0].name.as_str(), volume.name.as_str()), ("db", "data"));
         assert_eq!((volume.path.as_path(), volume.tracker), (Path::new("/dev/vg0/db"), Tracker::Tap));
@@ -189,7 +197,7 @@ mod tests {
         check("[agnet]\n", "b.toml line 1: unknown key `agnet`\n  try: `agent`");
         check(
             "[[group]]\nname = 'db'\nfizz = 1\n",
-            "b.toml line 3: unknown key `fizz`\n  try: one of: name, volume, spool",
+            "b.toml line 3: unknown key `fizz`\n  try: one of: name, volume, spool, flush, flush_wait",
         );
     }
 

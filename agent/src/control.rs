@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::capture::{Clock, SystemClock};
-use crate::run::Group;
+use crate::run::{Condition, Group};
 use crate::source::Storage;
 use crate::{Error, ErrorKind, Result};
 
@@ -96,16 +96,17 @@ async fn status(State(answers): State<Answers>, Query(which): Query<Which>) -> R
 /// A group as the agent knows it; what only the receiver knows is null.
 fn described(group: &Group, receiver: Pin) -> Value {
     let link = group.link().borrow().clone();
-    let (state, why) = group.condition();
+    let Condition { state, why, next } = group.condition();
     let spool = group.spool_status();
-    let age =
-        spool.as_ref().and_then(|spool| spool.oldest).map_or(0.0, |time| SystemClock.wall().since(time).seconds());
+    let report = group.report();
+    let age = report.oldest_unsent.map_or(0.0, |time| report.time.since(time).seconds());
+    let progress = report.progress;
     let shown = match state {
         AgentState::Halted => "halted",
+        AgentState::Tracking => "tracking",
         _ if !link.connected => "stopped",
         AgentState::Seeding => "seeding",
         AgentState::Resync => "resync",
-        AgentState::Tracking => "tracking",
         AgentState::Spooling => "spooling",
         AgentState::Running if age > BEHIND => "behind",
         AgentState::Running => "live",
@@ -114,6 +115,9 @@ fn described(group: &Group, receiver: Pin) -> Value {
         ("", Some(refusal)) => Some(refusal.to_string()),
         ("", None) if !link.connected => Some("no session with the receiver".to_owned()),
         ("", None) => None,
+        _ if !link.connected && state != AgentState::Tracking => {
+            Some(format!("no session with the receiver; {why}"))
+        }
         _ => Some(why),
     };
     let seq = |seq: Option<Seq>| seq.map(Seq::number);
@@ -138,6 +142,9 @@ fn described(group: &Group, receiver: Pin) -> Value {
         "spool": {"bytes": spool.as_ref().map(|spool| spool.bytes), "limit_bytes": spool.as_ref().map(|spool| spool.limit_bytes)},
         "store_bytes": null,
         "volumes": volumes,
+        "flush": if group.flushes_wait() { "durable" } else { "local" },
+        "next": next.map(|(state, seconds)| json!({"state": state, "seconds": seconds})),
+        "progress": {"done_bytes": progress.done_bytes, "total_bytes": progress.total_bytes},
         "gaps_total": null,
         "last_verified": null,
     })

@@ -8,7 +8,10 @@
 mod begin;
 mod group;
 mod hot;
+mod ladder;
 mod look;
+mod rates;
+mod report;
 mod switch;
 
 use std::collections::BTreeMap;
@@ -20,10 +23,11 @@ use nbd::{Address, BindError, RemoteClients, Running, Server};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 pub use begin::GroupOptions;
-pub(crate) use group::{Condition, Group};
+pub(crate) use group::Group;
+pub(crate) use report::Condition;
 
 use crate::control::Control;
 use crate::join;
@@ -34,6 +38,8 @@ use crate::{Error, Result};
 const GOODBYE: Duration = Duration::from_secs(5);
 /// How often it is remembered how far the receiver is: only so that its losses are noticed.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked whether a group that only tracks changes can record them again.
+const CLIMB_EVERY: Duration = Duration::from_millis(100);
 
 /// What to protect, and how.
 #[derive(Clone, Debug)]
@@ -113,13 +119,16 @@ pub async fn protect(
     let saver = tokio::spawn(save(groups.clone()));
     let looker = tokio::spawn(look::run(groups.clone()));
     let tender = tokio::spawn(hot::tend(groups.clone()));
+    let climber = tokio::spawn(climb(groups.clone()));
     events(Event::Ready { volumes, socket });
 
     let refused = tokio::select! {
         () = shutdown => None,
         error = refused_at_start(&mut sender, &groups) => Some(error),
     };
-    // Clients are let go before capture ends: whatever they were answered is captured.
+    climber.abort();
+    // Clients are let go before capture ends: whatever they were answered is captured. None waits for a receiver any more.
+    groups.iter().for_each(|group| group.end_waiting());
     blocking(move || {
         drop(taps);
         Ok(())
@@ -207,6 +216,23 @@ async fn save(groups: Vec<Arc<Group>>) {
         let groups = groups.clone();
         if let Err(error) = blocking(move || groups.iter().try_for_each(|group| group.save_durable())).await {
             tracing::error!(?error, "the state cannot be written");
+        }
+    }
+}
+
+async fn climb(groups: Vec<Arc<Group>>) {
+    let mut due = interval(CLIMB_EVERY);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        due.tick().await;
+        let groups = groups.clone();
+        let climbed = blocking(move || {
+            groups.iter().for_each(|group| group.observe());
+            groups.iter().try_for_each(|group| group.climb())
+        });
+        if let Err(error) = climbed.await {
+            tracing::error!(?error, "changes cannot be recorded again yet");
+            sleep(SAVE_EVERY).await;
         }
     }
 }

@@ -11,7 +11,9 @@
 //! | trim | punched, if it then reads as zeroes; else nothing | discard; else none |
 //! | flush | `fdatasync`: covers the writes answered before it came | flush, after it |
 //! | FUA | `fdatasync` before the reply, no order for others | none of its own |
-//! | a change that fails | read again: any part may have happened | what is there |
+//! | a change that fails | read again: any part may have happened | what is there; if it cannot be read, dirty, and a gap |
+//!
+//! Flush and FUA then wait for a receiver, if that was agreed.
 
 use std::io;
 use std::sync::Arc;
@@ -68,20 +70,22 @@ impl Tap {
         }
         let announced = self.announce(&[extent]);
         let held = self.ranges.hold(extent);
-        match (on_source(), data) {
-            (Ok(_), Some(data)) => {
-                self.capture.record_write(self.volume, extent, data);
-            }
-            (Ok(body), None) => {
-                body.map(|body| self.capture.record(body));
-            }
+        let seq = match (on_source(), data) {
+            (Ok(_), Some(data)) => self.capture.record_write(self.volume, extent, data),
+            (Ok(Some(body)), None) => self.capture.record(body),
+            // Nothing changed.
+            (Ok(None), None) => self.capture.last_seq(),
             (Err(error), _) => {
                 self.salvage(extent, &error);
                 return Err(ErrorCode::from(&error));
             }
-        }
+        };
         drop((held, announced));
-        if fua { self.sync() } else { Ok(()) }
+        if fua {
+            self.sync()?;
+            self.capture.confirm(seq);
+        }
+        Ok(())
     }
 
     /// Reads, and writes that do not overlap each other, all at the same time: the order above, once for all of them.
@@ -119,7 +123,7 @@ impl Tap {
             self.capture.record(Body::Gap(Gap { reason: GapReason::SourceError, text }));
         } else {
             let why = format!("the source failed a change of {extent}: {failure}; and cannot be read there: {error}");
-            self.capture.halt(GapReason::SourceError, &why);
+            self.capture.lose(self.volume, extent, GapReason::SourceError, &why);
         }
     }
 
@@ -219,7 +223,7 @@ impl Export for Tap {
 
     fn flush(&self) -> std::result::Result<(), ErrorCode> {
         self.sync()?;
-        self.capture.record(Body::Flush);
+        self.capture.confirm(self.capture.record(Body::Flush));
         Ok(())
     }
 

@@ -264,12 +264,12 @@ fn a_failed_flush_is_the_clients_to_know_and_no_flush_in_the_journal() {
 
 /// What cannot be known ends capture with a gap; the host goes on.
 #[test]
-fn a_source_that_cannot_be_read_again_halts_capture_and_serves_on() {
+fn a_source_that_cannot_be_read_again_is_tracked_and_serves_on() {
     let rig = rig(FaultySource::new(8));
     *rig.source.fail_after.lock().unwrap() = Some(100);
     *rig.source.fail_reads.lock().unwrap() = true;
     assert_eq!(rig.tap.write(0, &[5; 512], false), Err(ErrorCode::Io));
-    assert!(matches!(rig.capture.state(), CaptureState::Halted { reason: GapReason::SourceError, .. }));
+    assert!(matches!(rig.capture.state(), CaptureState::Tracking { reason: GapReason::SourceError, .. }));
     rig.tap.write(0, &[6; 512], true).unwrap();
     rig.tap.flush().unwrap();
     rig.tap.trim(512, 512, false).unwrap();

@@ -15,7 +15,7 @@ use journal::frame::Frame;
 use journal::log::Head;
 use journal::types::{BootId, EpochId, Extent, GroupId, Sectors, Seq, VolumeNo, WallTime};
 
-use crate::capture::{Capture, Clock, SystemClock};
+use crate::capture::{Capture, Clock, SystemClock, Terms};
 use crate::source::Storage;
 use crate::spool::{Epoch, Found, Spool};
 
@@ -88,7 +88,7 @@ pub(crate) fn begin_with(dir: &Path, limit_bytes: u64, clock: Arc<dyn Clock>) ->
 }
 
 pub(crate) fn epoch(parent: Option<Head>) -> Epoch {
-    Epoch { group: GROUP, id: EpochId(entropy()), boot: BOOT, parent, continues: false }
+    Epoch { group: GROUP, id: EpochId(entropy()), boot: BOOT, parent, continues: false, terms: Terms::default() }
 }
 
 /// Every frame up to the last record captured so far, checked as a receiver does.

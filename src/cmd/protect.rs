@@ -3,17 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::str::FromStr;
+use std::time::Duration;
 
 use agent::Address;
+use agent::capture::Terms;
 use agent::run::{Event, GroupOptions, ProtectOptions, protect};
 use serde_json::json;
 
 use super::{Context, Outcome, stopped};
-use crate::args::{Agent, Decided, Protect, Tracker};
+use crate::args::{Agent, Decided, Flush, Protect, Tracker, WhenFull};
 use crate::config::{Config, Group, Spool, Volume};
 use crate::error::Failure;
 use crate::names::Name;
-use crate::units::parse_size;
+use crate::units::{parse_duration, parse_size};
 
 /// `protect`
 pub(super) async fn run(context: &Context, args: &Protect) -> Outcome {
@@ -55,7 +57,8 @@ async fn run_groups(
 
 /// What the command line names, in the config file's terms.
 fn typed(args: &Protect) -> Result<Vec<Group>, Failure> {
-    let spool = || Spool { size: args.spool_size.clone() };
+    let spool = || Spool { size: args.spool_size.clone(), when_full: args.when_full };
+    let (flush, flush_wait) = (args.flush, args.flush_wait.clone());
     let mut volumes = Vec::new();
     for text in &args.volumes {
         let Some((name, path)) = text.split_once('=').filter(|(_, path)| !path.is_empty()) else {
@@ -65,10 +68,13 @@ fn typed(args: &Protect) -> Result<Vec<Group>, Failure> {
         volumes.push(Volume { name, path, tracker: args.tracker, nbd: args.nbd.clone() });
     }
     Ok(match &args.group {
-        Some(name) => vec![Group { name: name.clone(), volume: volumes, spool: spool() }],
+        Some(name) => vec![Group { name: name.clone(), volume: volumes, spool: spool(), flush, flush_wait }],
         None => volumes
             .into_iter()
-            .map(|volume| Group { name: volume.name.clone(), volume: vec![volume], spool: spool() })
+            .map(|volume| {
+                let (name, flush_wait) = (volume.name.clone(), flush_wait.clone());
+                Group { name, volume: vec![volume], spool: spool(), flush, flush_wait }
+            })
             .collect(),
     })
 }
@@ -87,7 +93,26 @@ fn checked(group: &Group, decided: Decided) -> Result<GroupOptions, Failure> {
     }
     let spool_limit_bytes = group.spool.size.as_deref().map_or(Ok(SPOOL_BYTES), parse_size)?;
     let Decided { take_over, replaced } = decided;
-    Ok(GroupOptions { name: name.to_string(), volumes, spool_limit_bytes, take_over, replaced })
+    let terms = terms(group)?;
+    Ok(GroupOptions { name: name.to_string(), volumes, spool_limit_bytes, terms, take_over, replaced })
+}
+
+/// What may be asked of the host.
+fn terms(group: &Group) -> Result<Terms, Failure> {
+    let wait = group.flush_wait.as_deref().map_or(Ok(FLUSH_WAIT), parse_duration)?;
+    if wait.is_zero() || wait > FLUSH_WAIT_MAX {
+        let failure = Failure::argument(format!("a flush cannot wait for {} s", wait.as_secs_f64()));
+        return Err(failure.advise("1ms to 60s: clients give up on a volume that does not answer"));
+    }
+    let when_full = match group.spool.when_full.unwrap_or_default() {
+        WhenFull::Track => agent::capture::WhenFull::Track,
+        WhenFull::BlockWrites => agent::capture::WhenFull::BlockWrites,
+    };
+    let flush_wait = match group.flush.unwrap_or_default() {
+        Flush::Local => None,
+        Flush::Durable => Some(wait),
+    };
+    Ok(Terms { when_full, flush_wait })
 }
 
 /// Where volumes are served that do not have the default, by group and volume.
@@ -123,6 +148,9 @@ fn told(event: &Event) -> String {
 }
 
 const SPOOL_BYTES: u64 = 8 << 30;
+/// Longer than a receiver that works ever takes, and as long as it takes to notice one that does not.
+const FLUSH_WAIT: Duration = Duration::from_secs(5);
+const FLUSH_WAIT_MAX: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
 mod tests {
@@ -136,6 +164,9 @@ mod tests {
             nbd: None,
             nbd_remote: false,
             spool_size: None,
+            when_full: None,
+            flush: None,
+            flush_wait: None,
             decided: Decided::default(),
         }
     }
@@ -176,7 +207,7 @@ mod tests {
             let nbd = nbd.map(str::to_owned);
             Volume { name: name.to_owned(), path: "/a".into(), tracker: Tracker::Tap, nbd }
         };
-        let group = |name: &str, volume: Vec<Volume>| Group { name: name.to_owned(), volume, spool: Spool::default() };
+        let group = |name: &str, volume: Vec<Volume>| Group { name: name.to_owned(), volume, spool: Spool::default(), flush: None, flush_wait: None };
         let (x, y) = (volume("a", Some("unix:/x")), volume("a", Some("127.0.0.1:10809")));
         let groups = [group("g", vec![x, volume("b", None)]), group("h", vec![y])];
         let key = |group: &str| (group.to_owned(), "a".to_owned());

@@ -67,6 +67,11 @@ impl Process {
         self.end();
     }
 
+    /// For one thing: SIGSTOP, and it stands still until SIGCONT.
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// SIGTERM, which must be a clean stop.
     #[track_caller]
     pub(crate) fn stop(mut self) {

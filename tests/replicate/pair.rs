@@ -101,6 +101,7 @@ impl Pair {
                 name: "db".to_owned(),
                 volumes: vec![("db".to_owned(), self.path("source.img"))],
                 spool_limit_bytes: 1 << 30,
+                terms: agent::capture::Terms::default(),
                 take_over: false,
                 replaced: false,
             }],

@@ -1,26 +1,32 @@
-//! Where to look next: runs of data and of nothing, on the grid of blocks.
+//! Where to look next: runs of data and of nothing, on the grid of blocks as far as what is to be looked at is.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use journal::disk::next_data;
 
 use super::BLOCK_BYTES;
 use crate::Result;
+use crate::dirty::DirtyMap;
 
-/// The rest of a volume.
+/// Of a longer dirty run the end is looked for later.
+const RUN_BYTES: u64 = 1 << 30;
+
+/// The rest of a volume, or of what of it is dirty.
 #[derive(Debug)]
 pub(super) struct Cursor {
     at: u64,
     size: u64,
-    /// What is to be looked at, in order, apart, of whole blocks.
-    regions: VecDeque<Range<u64>>,
+    /// What is to be looked at; `None`: all of it.
+    part: Option<Arc<DirtyMap>>,
+    /// Where `at` is in it, or was.
+    run: Range<u64>,
     /// Where data was last found; once `at` is past it, it is looked for again.
     data: Range<u64>,
 }
 
-/// A piece of the volume, in bytes.
+/// A piece of the volume, in bytes: whole blocks, or within one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Piece {
     /// It has to be read.
@@ -30,37 +36,16 @@ pub(super) enum Piece {
 }
 
 impl Cursor {
-    /// All of a volume of `size` bytes, or all blocks of it that `only` touches: ranges in order, apart.
-    pub(super) fn new(size: u64, only: Option<&[Range<u64>]>) -> Self {
-        let mut regions: VecDeque<Range<u64>> = VecDeque::new();
-        let all = 0..size;
-        for range in only.unwrap_or_else(|| std::slice::from_ref(&all)).iter().filter(|range| !range.is_empty()) {
-            let end = range.end.min(size).next_multiple_of(BLOCK_BYTES).min(size);
-            let start = range.start / BLOCK_BYTES * BLOCK_BYTES;
-            match regions.back_mut() {
-                Some(last) if start <= last.end => last.end = last.end.max(end),
-                _ if start < end => regions.push_back(start..end),
-                _ => {}
-            }
-        }
-        Self { at: 0, size, regions, data: 0..0 }
-    }
-
-    /// Bytes that are left to be looked at.
-    pub(super) fn left(&self) -> u64 {
-        self.regions.iter().map(|region| region.end - region.start.max(self.at).min(region.end)).sum()
-    }
-
-    /// Where the run of bytes to be looked at ends that `at` is in.
-    pub(super) fn region_end(&self, at: u64) -> u64 {
-        self.regions.iter().find(|region| region.contains(&at)).map_or(self.size, |region| region.end)
+    /// All of a volume of `size` bytes, or what of it is in `part`.
+    pub(super) fn new(size: u64, part: Option<Arc<DirtyMap>>) -> Self {
+        let run = if part.is_none() { 0..size } else { 0..0 };
+        Self { at: 0, size, part, run, data: 0..0 }
     }
 
     /// The piece from here on, at most `data_max` bytes of data or `hole_max` of none.
     pub(super) fn peek(&mut self, file: impl AsFd, data_max: u64, hole_max: u64) -> Result<Option<Piece>> {
-        while self.regions.pop_front_if(|region| region.end <= self.at).is_some() {}
-        let Some(region) = self.regions.front() else { return Ok(None) };
-        let (at, size, end) = (self.at.max(region.start), self.size, region.end);
+        let Some(end) = self.end() else { return Ok(None) };
+        let Self { at, size, .. } = *self;
         if at >= self.data.end {
             let grid =
                 |found: Range<u64>| found.start / BLOCK_BYTES * BLOCK_BYTES..found.end.next_multiple_of(BLOCK_BYTES);
@@ -70,6 +55,34 @@ impl Cursor {
             true => Piece::Data(at..self.data.end.min(at + data_max).min(end)),
             false => Piece::Hole(at..self.data.start.min(at + hole_max).min(end)),
         }))
+    }
+
+    /// Where the piece from here on has to end; `None`: there is none.
+    fn end(&mut self) -> Option<u64> {
+        if self.at >= self.run.end {
+            let found = self.part.as_ref()?.next(self.at, RUN_BYTES)?;
+            self.run = found.start..found.end.min(self.size);
+            self.at = found.start;
+        }
+        let Self { at, size, ref run, .. } = *self;
+        let whole = run.end / BLOCK_BYTES * BLOCK_BYTES;
+        Some(match at {
+            _ if at >= run.end => return None,
+            _ if !at.is_multiple_of(BLOCK_BYTES) => run.end.min(at.next_multiple_of(BLOCK_BYTES)),
+            _ if run.end == size || whole == at => run.end,
+            _ => whole,
+        })
+    }
+
+    /// The end of what is to be looked at without a gap from here on, if it is whole blocks and at least `worth` bytes long.
+    pub(super) fn comparable(&self, piece: &Range<u64>, worth: u64) -> Option<u64> {
+        let run = &self.run;
+        let are_blocks = |range: &Range<u64>| {
+            range.start.is_multiple_of(BLOCK_BYTES) && (range.end.is_multiple_of(BLOCK_BYTES) || range.end == self.size)
+        };
+        let is_long = self.part.is_none() || run.end - run.start >= worth;
+        let end = if run.end == self.size { run.end } else { run.end / BLOCK_BYTES * BLOCK_BYTES };
+        (is_long && are_blocks(piece)).then_some(end)
     }
 
     /// The piece is being dealt with.
@@ -111,6 +124,34 @@ mod tests {
             ]
         );
     }
+    #[test]
+    fn of_a_part_only_what_is_dirty_is_looked_at_whole_blocks_apart() {
+        let mut file = tempfile::tempfile().unwrap();
+        const SIZE: u64 = 10 * BLOCK_BYTES + 512;
+        file.write_all(&vec![1; usize::try_from(SIZE).unwrap()]).unwrap();
+        let mut dirty = DirtyMap::default();
+        let block = |n: u64| n * BLOCK_BYTES;
+        // Within a block; from within one over two whole ones into the next; the end.
+        for (from, to) in [(8192, 12288), (block(2) + 4096, block(5) + 4096), (block(9), SIZE)] {
+            dirty.mark(journal::types::Extent::of_bytes(from, to - from).unwrap());
+        }
+        let mut cursor = Cursor::new(SIZE, Some(Arc::new(dirty)));
+        let mut seen = Vec::new();
+        while let Some(Piece::Data(range)) = cursor.peek(&file, 16 * BLOCK_BYTES, BLOCK_BYTES).unwrap() {
+            cursor.pass(&range);
+            seen.push(range);
+        }
+        assert_eq!(
+            seen,
+            [
+                8192..12288,
+                block(2) + 4096..block(3),
+                block(3)..block(5),
+                block(5)..block(5) + 4096,
+                block(9)..SIZE
+            ]
+        );
+    }
 
     #[test]
     fn only_what_is_asked_for_is_looked_at_in_whole_blocks() {
@@ -122,12 +163,11 @@ mod tests {
         let block = |from, to| from * BLOCK_BYTES..to * BLOCK_BYTES;
         let only =
             [block(2, 3), block(4, 5), block(5, 6), 7 * BLOCK_BYTES + 512..7 * BLOCK_BYTES + 1024, block(20, 30)];
-        let mut cursor = Cursor::new(SIZE, Some(&only));
-        assert_eq!(cursor.left(), 4 * BLOCK_BYTES + 512);
+        let mut cursor = Cursor::new(SIZE, Some(Arc::new(crate::base::blocks_of(&only))));
         let mut seen = Vec::new();
         while let Some(piece) = cursor.peek(&file, 16 * BLOCK_BYTES, 16 * BLOCK_BYTES).unwrap() {
             let (Piece::Data(range) | Piece::Hole(range)) = &piece;
-            assert_eq!(cursor.region_end(range.start), range.end);
+            assert_eq!(cursor.comparable(range, 0), Some(range.end));
             cursor.pass(range);
             seen.push(piece);
         }
@@ -140,7 +180,7 @@ mod tests {
                 Piece::Hole(20 * BLOCK_BYTES..SIZE),
             ]
         );
-        assert_eq!(cursor.left(), 0);
-        assert_eq!(Cursor::new(SIZE, Some(&[])).peek(&file, 1, 1).unwrap(), None);
+        let none = Some(Arc::new(DirtyMap::default()));
+        assert_eq!(Cursor::new(SIZE, none).peek(&file, 1, 1).unwrap(), None);
     }
 }

@@ -1,4 +1,5 @@
-//! First copy and compare: reads the sources while they are written to, into frames of a chain of their own.
+//! First copy, compare and resync: reads the sources, or what of them is dirty, while they are written to, into frames of a chain
+//! of their own.
 //!
 //! What is read takes no `Seq`. Each frame says as of which it was read: the last one given out before the first of its reads was
 //! submitted. A write that raced the read has a later one and wins, so that no range needs a lock; a tag that is too early is
@@ -22,6 +23,7 @@ use journal::types::{BootId, EpochId, Extent, GroupId, Hash, ResyncId, Sectors, 
 pub use reader::BaseReader;
 
 use crate::Result;
+use crate::dirty::DirtyMap;
 
 /// Bytes that are compared, and found to be zero, as one.
 pub const BLOCK_BYTES: u64 = 64 * 1024;
@@ -50,40 +52,57 @@ pub struct BaseVolume {
     pub path: PathBuf,
     /// Its size.
     pub size: Sectors,
-    /// Whether the receiver has something of it already, from before this epoch.
+    /// What the receiver has of it already.
     pub known: Known,
+    /// What of it is to be read; `None`: all.
+    pub part: Option<Arc<DirtyMap>>,
+}
+
+impl BaseVolume {
+    /// What has to be looked at; `None`: all.
+    pub(crate) fn looked_at(&self) -> Option<Arc<DirtyMap>> {
+        match &self.known {
+            Known::AllBut(ranges) => Some(Arc::new(blocks_of(ranges))),
+            Known::Nothing | Known::Compare | Known::Unknown => self.part.clone(),
+        }
+    }
+
+    /// Bytes that have to be looked at.
+    pub(crate) fn to_read_bytes(&self) -> u64 {
+        let size = self.size.bytes();
+        let Some(part) = self.looked_at() else { return size };
+        let tail = part.next(size / BLOCK_BYTES * BLOCK_BYTES, BLOCK_BYTES).map_or(0, |run| run.end.saturating_sub(size));
+        part.bytes() - tail.min(part.bytes())
+    }
 }
 
 /// What a receiver has of a volume from before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Known {
-    /// Nothing at all: all that is not zero is sent. Wrong if the order has any record of the volume from an earlier epoch: what
-    /// was written then and is zero now would come back.
+    /// Nothing at all: all that is not zero is sent. Wrong if the order has any record of the volume from before, or changes were
+    /// missed since: what was written then and is zero now would come back.
     Nothing,
-    /// Something: what differs from it is sent.
+    /// Its view at a place in the order, from which on no change was missed: blocks are sent if they differ from it; parts of
+    /// one, and short runs of dirty ones, in any case.
     Compare,
     /// All but these bytes, in order and apart: what differs there is sent, the rest is not looked at.
     AllBut(Arc<[Range<u64>]>),
+    /// Nothing that could be asked for: all is sent, zeroes too.
+    Unknown,
 }
 
-impl Known {
-    /// What has to be looked at; `None`: all.
-    fn only(&self) -> Option<&[Range<u64>]> {
-        match self {
-            Self::Nothing | Self::Compare => None,
-            Self::AllBut(ranges) => Some(ranges),
-        }
+/// All blocks that these bytes touch.
+fn blocks_of(ranges: &[Range<u64>]) -> DirtyMap {
+    let mut blocks = DirtyMap::default();
+    for range in ranges {
+        let start = range.start / BLOCK_BYTES * BLOCK_BYTES;
+        let length = range.end.next_multiple_of(BLOCK_BYTES).saturating_sub(start);
+        Extent::of_bytes(start, length).into_iter().for_each(|extent| blocks.mark(extent));
     }
+    blocks
 }
 
-impl BaseVolume {
-    /// Bytes that have to be looked at.
-    pub(crate) fn to_read_bytes(&self) -> u64 {
-        cursor::Cursor::new(self.size.bytes(), self.known.only()).left()
-    }
-}
-
-/// What the receiver's view at the last `Seq` before this epoch holds.
+/// What the receiver's view at the place of comparison holds.
 pub trait Hashes: Send {
     /// BLAKE3 of each block of [`BLOCK_BYTES`] of `extent`, which starts at a block and has at most [`HASHES_MAX`]; `None` for one
     /// that reads as zeroes. The last block of a volume may be shorter; what lies beyond the view's own size is zero.

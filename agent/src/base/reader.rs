@@ -24,6 +24,8 @@ const SHAPE: Shape = Shape { buffers: PIECES, buffer_len: 1 << 20, depth: 8 };
 const PIECES: usize = 16;
 /// The longest read, in bytes.
 const READ_BYTES: u64 = 1 << 20;
+/// A shorter dirty run is sent as it is: asking takes a round trip, and what was written mostly differs.
+const COMPARED_BYTES: u64 = 1 << 20;
 /// [`BLOCK_BYTES`] as a step.
 const BLOCK: usize = 64 * 1024;
 
@@ -54,9 +56,24 @@ struct Ahead {
     range: Range<u64>,
     /// The last `Seq` given out before anybody looked.
     as_of: Option<Seq>,
-    /// What the receiver has there. Empty: nothing is known.
-    expected: Vec<Option<Hash>>,
+    expected: Expected,
     found: Found,
+}
+
+/// What the receiver has in a piece.
+enum Expected {
+    Zeroes,
+    /// Hashes of its blocks; `None`: zeroes.
+    Blocks(Vec<Option<Hash>>),
+    Unknown,
+}
+
+/// What the receiver has in a block.
+#[derive(Clone, Copy, PartialEq)]
+enum Has {
+    Zeroes,
+    Data(Hash),
+    Unknown,
 }
 
 enum Found {
@@ -78,15 +95,14 @@ struct Frames {
 }
 
 impl BaseReader {
-    /// Reads `volumes`, or what of them has to be looked at, by number. `hashes` are asked of what is to be compared.
+    /// Reads `volumes`, by number. `hashes` are asked of those that are to be compared.
     pub fn new(
         spec: BaseSpec,
-        mut volumes: Vec<BaseVolume>,
+        volumes: Vec<BaseVolume>,
         capture: Arc<Capture>,
         hashes: Box<dyn Hashes>,
         link_is_fast: bool,
     ) -> Self {
-        let total_bytes = volumes.iter().map(BaseVolume::to_read_bytes).sum();
         let frames = Frames {
             builder: FrameBuilder::new(),
             as_of: None,
@@ -96,14 +112,21 @@ impl BaseReader {
             adaptive: Adaptive::default(),
             link_is_fast,
         };
-        let progress = Progress { total_bytes, ..Progress::default() };
-        // A frame holds its records in the order of volumes and sectors.
-        volumes.sort_by_key(|volume| volume.number);
-        let (volumes, ready) = (volumes.into(), VecDeque::new());
-        Self { spec, capture, hashes, volumes, scan: None, frames, ready, progress }
+        let (none, ready, progress) = (VecDeque::new(), VecDeque::new(), Progress::default());
+        let mut reader = Self { spec, capture, hashes, volumes: none, scan: None, frames, ready, progress };
+        reader.add(volumes);
+        reader
     }
 
-    /// The next frame; `None` when all was read. Blocks on the source and on the hashes. After an error there are no more.
+    /// Reads these as well, after all that was to be read. What is read later ranks above what was read before.
+    pub fn add(&mut self, mut volumes: Vec<BaseVolume>) {
+        // A frame holds its records in the order of volumes and sectors.
+        volumes.sort_by_key(|volume| volume.number);
+        self.progress.total_bytes += volumes.iter().map(BaseVolume::to_read_bytes).sum::<u64>();
+        self.volumes.extend(volumes);
+    }
+
+    /// The next frame; `None` when all was read, until something is [added](Self::add). Blocks on the source and on the hashes. After an error there are no more.
     pub fn next_frame(&mut self) -> Result<Option<Frame>> {
         loop {
             if let Some(frame) = self.ready.pop_front() {
@@ -114,7 +137,12 @@ impl BaseReader {
                     self.finish_frame();
                     return Ok(self.ready.pop_front());
                 };
+                // What of a volume is read again is no part of the frame with its end.
+                if volume.part.is_some() {
+                    self.finish_frame();
+                }
                 self.scan = Some(Scan::open(volume)?);
+                continue;
             }
             self.submit()?;
             self.collect()?;
@@ -146,12 +174,17 @@ impl BaseReader {
                 Piece::Data(range) => (range, Found::Reading),
                 Piece::Hole(range) => (range, Found::Hole),
             };
-            let expected = match scan.volume.known {
-                Known::Nothing => Vec::new(),
-                Known::Compare | Known::AllBut(_) => {
-                    let end = scan.cursor.region_end(range.start);
-                    scan.theirs.of(&mut *self.hashes, scan.volume.number, end, &range)?
+            let comparable = match scan.volume.known {
+                Known::Nothing | Known::Unknown => None,
+                Known::Compare => scan.cursor.comparable(&range, COMPARED_BYTES),
+                Known::AllBut(_) => scan.cursor.comparable(&range, 0),
+            };
+            let expected = match (&scan.volume.known, comparable) {
+                (Known::Nothing, _) => Expected::Zeroes,
+                (_, Some(end)) => {
+                    Expected::Blocks(scan.theirs.of(&mut *self.hashes, scan.volume.number, end, &range)?)
                 }
+                (_, None) => Expected::Unknown,
             };
             scan.cursor.pass(&range);
             if matches!(found, Found::Reading) {
@@ -174,27 +207,31 @@ impl BaseReader {
             return Ok(());
         };
         let places = range.clone().step_by(BLOCK).enumerate();
-        let places = places.map(|(index, start)| (start..range.end.min(start + BLOCK_BYTES), expected.get(index)));
-        match found {
-            Found::Data(block) => {
-                for ((place, theirs), data) in places.zip(block.chunks(BLOCK)) {
-                    self.block(place, data, theirs, as_of);
+        let places = places.map(|(index, start)| (start..range.end.min(start + BLOCK_BYTES), expected.block(index)));
+        match (found, &expected) {
+            (Found::Data(block), _) => {
+                for ((place, has), data) in places.zip(block.chunks(BLOCK)) {
+                    self.block(place, data, has, as_of);
                 }
             }
-            Found::Hole if expected.is_empty() => self.progress.done_bytes += range.end - range.start,
-            Found::Hole => places.for_each(|(place, theirs)| self.zeroes(place, theirs, as_of)),
-            Found::Reading => unreachable!("it was waited for"),
+            (Found::Hole, Expected::Blocks(_)) => {
+                places.for_each(|(place, has)| self.zeroes(place, has, as_of));
+            }
+            (Found::Hole, _) => self.zeroes(range, expected.block(0), as_of),
+            (Found::Reading, _) => unreachable!("it was waited for"),
         }
         Ok(())
     }
 
-    /// One block that was read; `theirs`: what the receiver has there, if that is known.
-    fn block(&mut self, place: Range<u64>, data: &[u8], theirs: Option<&Option<Hash>>, as_of: Option<Seq>) {
+    /// One block that was read, or a part of one.
+    fn block(&mut self, place: Range<u64>, data: &[u8], has: Has, as_of: Option<Seq>) {
         if is_zero(data) {
-            return self.zeroes(place, theirs, as_of);
+            return self.zeroes(place, has, as_of);
         }
         self.progress.done_bytes += bytes(data.len());
-        if theirs.is_some_and(|theirs| *theirs == Some(Hash::of(data))) {
+        if let Has::Data(hash) = has
+            && hash == Hash::of(data)
+        {
             return;
         }
         let (volume, extent) = self.place(&place);
@@ -204,10 +241,10 @@ impl BaseReader {
         self.roll();
     }
 
-    /// A block of nothing: it is sent only where the receiver has something.
-    fn zeroes(&mut self, place: Range<u64>, theirs: Option<&Option<Hash>>, as_of: Option<Seq>) {
+    /// Nothing is there: that is sent only where the receiver has something.
+    fn zeroes(&mut self, place: Range<u64>, has: Has, as_of: Option<Seq>) {
         self.progress.done_bytes += place.end - place.start;
-        if theirs.is_none_or(Option::is_none) {
+        if has == Has::Zeroes {
             return;
         }
         let (volume, extent) = self.place(&place);
@@ -243,7 +280,7 @@ impl Scan {
         if reader.source_len() < volume.size.bytes() {
             return Err(Error::invalid("the source became smaller").with_path(&volume.path));
         }
-        let cursor = Cursor::new(volume.size.bytes(), volume.known.only());
+        let cursor = Cursor::new(volume.size.bytes(), volume.looked_at());
         Ok(Self { volume, reader, cursor, theirs: Theirs::default(), pieces: VecDeque::new() })
     }
 
@@ -298,6 +335,16 @@ impl Frames {
 impl fmt::Debug for BaseReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BaseReader").field("spec", &self.spec).field("progress", &self.progress).finish_non_exhaustive()
+    }
+}
+
+impl Expected {
+    fn block(&self, index: usize) -> Has {
+        match self {
+            Self::Zeroes => Has::Zeroes,
+            Self::Unknown => Has::Unknown,
+            Self::Blocks(hashes) => hashes.get(index).copied().flatten().map_or(Has::Zeroes, Has::Data),
+        }
     }
 }
 

@@ -57,7 +57,7 @@ impl Rig {
     fn base(&self, known: Known, view: View) -> BaseReader {
         let spec = BaseSpec { group: GROUP, epoch: EpochId([1; 16]), boot: BOOT, resync: ResyncId([2; 16]) };
         let (path, size) = (self.source.handle_path(), self.source.size());
-        let volume = BaseVolume { number: VOLUME, path, size, known };
+        let volume = BaseVolume { number: VOLUME, path, size, known, part: None };
         BaseReader::new(spec, vec![volume], self.capture.clone(), Box::new(view), false)
     }
 
@@ -253,7 +253,7 @@ fn of_a_volume_that_is_known_but_for_some_only_that_is_read_and_asked_for() {
     }
     let spec = BaseSpec { group: GROUP, epoch: EpochId([1; 16]), boot: BOOT, resync: ResyncId([2; 16]) };
     let (path, size) = (rig.source.handle_path(), rig.source.size());
-    let volume = BaseVolume { number: VOLUME, path, size, known: Known::AllBut(only.clone().into()) };
+    let volume = BaseVolume { number: VOLUME, path, size, known: Known::AllBut(only.clone().into()), part: None };
     let hashes = Box::new(Asked(View([(VOLUME, theirs.clone())].into()), only.to_vec()));
     let mut base = BaseReader::new(spec, vec![volume], rig.capture.clone(), hashes, false);
     let mut frames = Vec::new();
@@ -276,7 +276,7 @@ fn several_volumes_are_one_base_and_an_empty_one_can_be_sealed() {
     let other = Source::open(file_of(dir.path(), "other", &noise(2, 3 << 20))).unwrap();
     let volume = |number, source: &Source| {
         let (path, size) = (source.handle_path(), source.size());
-        BaseVolume { number: VolumeNo(number), path, size, known: Known::Nothing }
+        BaseVolume { number: VolumeNo(number), path, size, known: Known::Nothing, part: None }
     };
     let spec = BaseSpec { group: GROUP, epoch: EpochId([1; 16]), boot: BOOT, resync: ResyncId([2; 16]) };
     let reader = |volumes| BaseReader::new(spec, volumes, rig.capture.clone(), Box::new(View::default()), true);
@@ -315,7 +315,7 @@ fn a_source_that_shrinks_and_a_receiver_that_answers_nonsense_are_errors() {
     }
     let spec = BaseSpec { group: GROUP, epoch: EpochId([1; 16]), boot: BOOT, resync: ResyncId([2; 16]) };
     let (path, size) = (rig.source.handle_path(), Sectors::of_bytes(bytes(4 << 20)).unwrap());
-    let volume = BaseVolume { number: VOLUME, path, size, known: Known::Compare };
+    let volume = BaseVolume { number: VOLUME, path, size, known: Known::Compare, part: None };
     let mut base = BaseReader::new(spec, vec![volume], rig.capture.clone(), Box::new(Nonsense), false);
     assert!(base.next_frame().unwrap_err().to_string().contains("1 hashes came"));
 }

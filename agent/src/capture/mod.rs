@@ -3,30 +3,38 @@
 //! ```text
 //!   record ──► current frame ──full──► queue (≤ 40 frames) ──take──► spooler
 //!   Seq, time        └─────────── as soon as it is free ─────────────┘
+//!      └ while nothing can be recorded ──► dirty map ──taken as a whole──► base
 //! ```
 //!
 //! **Invariant:** records enter the frames in the order of their `Seq`, because both happen under one lock.
-//! **Invariant:** once halted, nothing is recorded any more: the gap is the last record.
+//! **Invariant:** under that lock it is also decided whether a change is recorded or marked dirty: none is in neither.
+//! **Invariant:** nothing is recorded while dirty blocks are tracked, and a gap is open then.
 
+mod acks;
 mod clock;
 mod order;
 mod ranges;
 #[cfg(test)]
 mod tests;
+mod tracking;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use journal::codec::{Body, Gap, GapReason, Mark};
+use journal::codec::{Body, GapReason, Mark};
 use journal::frame::FrameBuilder;
-use journal::limits::{NAME_BYTES, NOTE_BYTES, WRITE_SECTORS};
+use journal::limits::{NAME_BYTES, WRITE_SECTORS};
 use journal::types::{Extent, Seq, VolumeNo, WallTime};
 
+use acks::Acks;
 pub use clock::{Clock, SystemClock, boot_id};
 use order::Order;
 pub use ranges::{Held, Ranges};
+pub use tracking::Lost;
 
+use crate::dirty::DirtyMap;
 use crate::{Error, Result};
 
 /// Full frames that may wait for the spooler: with their buffers, about 64 MiB.
@@ -42,13 +50,37 @@ const STALL_MAX: Duration = Duration::from_secs(5);
 pub enum CaptureState {
     /// It is.
     Running,
-    /// It is not any more, and a gap says so; the volume works on without.
-    Halted {
+    /// It is, as soon as the spool has room: whoever changes something waits for that.
+    Blocked {
+        /// Why, for people.
+        why: String,
+    },
+    /// Only which blocks change is noted, and a gap is open; the volume works on.
+    Tracking {
         /// Why, for programs.
         reason: GapReason,
         /// Why, for people.
         why: String,
     },
+}
+
+/// What becomes of changes while the spool is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// They are tracked, and a gap opens.
+    #[default]
+    Track,
+    /// They wait.
+    BlockWrites,
+}
+
+/// What capture may ask of the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// When the spool is full.
+    pub when_full: WhenFull,
+    /// How long a flush waits until a receiver holds all before it durably; `None`: not at all.
+    pub flush_wait: Option<Duration>,
 }
 
 /// Where the order goes on.
@@ -69,19 +101,29 @@ pub struct Capture {
     filled: Condvar,
     /// There is room again.
     taken: Condvar,
+    /// Nothing more is recorded until there is room: whoever makes some says so to the spooler.
+    pressed: AtomicBool,
+    acks: Acks,
 }
 
 #[derive(Debug)]
 struct Inner {
     order: Order,
     state: CaptureState,
+    when_full: WhenFull,
     /// The agent stops.
     closed: bool,
+    /// Since when there are no points.
+    gap_since: Option<WallTime>,
+    /// What changed while nothing was recorded.
+    dirty: BTreeMap<VolumeNo, DirtyMap>,
     current: FrameBuilder,
     full: VecDeque<FrameBuilder>,
     /// Empty ones that came back.
     spare: Vec<FrameBuilder>,
     spooler_waits: bool,
+    /// The spooler is to look for room.
+    nudged: bool,
 }
 
 /// What the spooler gets.
@@ -91,27 +133,40 @@ pub(crate) enum Taken {
     Frames(Vec<FrameBuilder>),
     /// Nothing happened for the time it waited.
     Idle,
+    /// Nothing is there, but there may be room now.
+    Nudged,
     /// Nothing is left, and nothing will come.
     Closed,
 }
 
 impl Capture {
     /// An empty one.
-    pub fn new(start: Start, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(start: Start, clock: Arc<dyn Clock>, terms: Terms) -> Self {
         let inner = Inner {
             order: Order::after(start.last, start.time),
             state: CaptureState::Running,
+            when_full: terms.when_full,
             closed: false,
+            gap_since: None,
+            dirty: BTreeMap::new(),
             current: FrameBuilder::new(),
             full: VecDeque::new(),
             spare: Vec::new(),
             spooler_waits: false,
+            nudged: false,
         };
-        Self { clock, inner: Mutex::new(inner), filled: Condvar::new(), taken: Condvar::new() }
+        Self {
+            clock,
+            inner: Mutex::new(inner),
+            filled: Condvar::new(),
+            taken: Condvar::new(),
+            pressed: AtomicBool::new(false),
+            acks: Acks::new(start.last, terms.flush_wait),
+        }
     }
 
     /// Records what was written and is now on the source: of one time, as several records if it is long. Returns the last
-    /// one's place, or `None` if capture has ended.
+    /// one's place, or `None` if it was only marked dirty, or all is over.
     ///
     /// # Panics
     /// If `data` is not as long as `extent`.
@@ -129,7 +184,10 @@ impl Capture {
         writes: impl IntoIterator<Item = (Extent, &'a [u8])>,
     ) -> Option<Seq> {
         let mut inner = self.room();
-        let time = inner.time(&*self.clock)?;
+        let Some(time) = inner.time(&*self.clock) else {
+            writes.into_iter().for_each(|(extent, _)| inner.lose(volume, extent));
+            return None;
+        };
         for (extent, data) in writes {
             assert_eq!(extent.bytes(), crate::source::bytes(data.len()), "{extent}");
             let mut rest = data;
@@ -144,19 +202,15 @@ impl Capture {
         inner.order.last()
     }
 
-    /// Records anything but a write. Returns its place, or `None` if capture has ended.
+    /// Records anything but a write. Returns its place, or `None` if it was only marked dirty, or all is over.
     pub fn record(&self, body: Body) -> Option<Seq> {
-        let mut inner = self.room();
-        let time = inner.time(&*self.clock)?;
-        Some(self.push(&mut inner, time, body))
+        self.push(self.room(), body)
     }
 
-    /// As [`record`](Self::record), for the spooler: it must not wait for itself.
-    pub(crate) fn record_at_once(&self, body: Body) {
-        let mut inner = self.lock();
-        if let Some(time) = inner.time(&*self.clock) {
-            self.push(&mut inner, time, body);
-        }
+    /// As [`record`](Self::record), for the agent itself: the spooler must not wait for itself, nor may whoever holds what
+    /// makes room.
+    pub(crate) fn record_at_once(&self, body: Body) -> Option<Seq> {
+        self.push(self.lock(), body)
     }
 
     /// Names this instant: all that was answered before is before it.
@@ -165,21 +219,7 @@ impl Capture {
             return Err(Error::invalid(format!("a mark needs a printable name of 1 to {NAME_BYTES} bytes")));
         }
         let mark = Body::Mark(Mark { locked_until, name: name.to_owned() });
-        self.record(mark).ok_or_else(|| Error::unavailable("capture has ended: there is nothing to mark"))
-    }
-
-    /// Ends capture: the gap is the last record. The first reason counts.
-    pub fn halt(&self, reason: GapReason, why: &str) {
-        self.halt_locked(&mut self.lock(), reason, why);
-    }
-
-    fn halt_locked(&self, inner: &mut Inner, reason: GapReason, why: &str) {
-        let Some(time) = inner.time(&*self.clock) else { return };
-        let text = why[..why.floor_char_boundary(NOTE_BYTES / 2)].to_owned();
-        self.push(inner, time, Body::Gap(Gap { reason, text }));
-        inner.state = CaptureState::Halted { reason, why: why.to_owned() };
-        // Who waits for room need not any more.
-        self.taken.notify_all();
+        self.record_at_once(mark).ok_or_else(|| Error::unavailable("nothing is recorded now: there is nothing to mark"))
     }
 
     /// Ends capture for a clean stop: what was recorded is spooled, nothing more comes.
@@ -214,11 +254,16 @@ impl Capture {
     pub(crate) fn take(&self, patience: Duration) -> Taken {
         let mut inner = self.lock();
         inner.spooler_waits = true;
-        let waited = self.filled.wait_timeout_while(inner, patience, |inner| inner.is_empty() && !inner.closed);
+        let waited = self.filled.wait_timeout_while(inner, patience, |inner| inner.is_empty() && !inner.closed && !inner.nudged);
         inner = waited.unwrap_or_else(PoisonError::into_inner).0;
         inner.spooler_waits = false;
+        let nudged = std::mem::take(&mut inner.nudged);
         if inner.is_empty() {
-            return if inner.closed { Taken::Closed } else { Taken::Idle };
+            return match (inner.closed, nudged) {
+                (true, _) => Taken::Closed,
+                (false, true) => Taken::Nudged,
+                (false, false) => Taken::Idle,
+            };
         }
         let count = inner.full.len().min(TAKE_FRAMES);
         let mut frames: Vec<_> = inner.full.drain(..count).collect();
@@ -237,23 +282,29 @@ impl Capture {
         }
     }
 
-    /// The lock, once there is room for a request, which may be 32 MiB long; or capture has ended.
+    /// The lock, once there is room for a request, which may be 32 MiB long; or nothing is recorded.
     fn room(&self) -> MutexGuard<'_, Inner> {
-        let is_crowded = |inner: &mut Inner| inner.full.len() >= QUEUE_FRAMES && inner.is_recording();
-        let waited = self.taken.wait_timeout_while(self.lock(), STALL_MAX, is_crowded);
-        let (mut inner, wait) = waited.unwrap_or_else(PoisonError::into_inner);
-        if wait.timed_out() {
-            let why = format!("the spool took nothing for {} s", STALL_MAX.as_secs());
-            self.halt_locked(&mut inner, GapReason::SpoolFull, &why);
+        let mut inner = self.lock();
+        while inner.must_wait() {
+            let waited = self.taken.wait_timeout_while(inner, STALL_MAX, |inner| inner.must_wait());
+            let (mut woken, wait) = waited.unwrap_or_else(PoisonError::into_inner);
+            if wait.timed_out() && woken.when_full == WhenFull::Track {
+                let why = format!("the spool took nothing for {} s", STALL_MAX.as_secs());
+                self.track_locked(&mut woken, GapReason::SpoolFull, &why);
+            }
+            inner = woken;
         }
         inner
     }
 
-    fn push(&self, inner: &mut Inner, time: WallTime, body: Body) -> Seq {
-        let seq = inner.order.next();
-        inner.frame().push(time, body);
-        self.wake(inner);
-        seq
+    fn push(&self, mut inner: MutexGuard<'_, Inner>, body: Body) -> Option<Seq> {
+        let Some(time) = inner.time(&*self.clock) else {
+            inner.lose_all(&body);
+            return None;
+        };
+        let seq = inner.push(time, body);
+        self.wake(&inner);
+        Some(seq)
     }
 
     /// A notification is a system call: only for a spooler that sleeps.
@@ -275,7 +326,22 @@ impl Inner {
     }
 
     fn is_recording(&self) -> bool {
-        self.state == CaptureState::Running && !self.closed
+        !self.closed && !matches!(self.state, CaptureState::Tracking { .. })
+    }
+
+    fn must_wait(&self) -> bool {
+        let is_blocked = matches!(self.state, CaptureState::Blocked { .. });
+        (is_blocked || self.full.len() >= QUEUE_FRAMES) && self.is_recording()
+    }
+
+    fn push(&mut self, time: WallTime, body: Body) -> Seq {
+        match &body {
+            Body::Gap(_) => _ = self.gap_since.get_or_insert(time),
+            Body::Sealed(_) => self.gap_since = None,
+            _ => {}
+        }
+        self.frame().push(time, body);
+        self.order.next()
     }
 
     /// A frame with room for a record.

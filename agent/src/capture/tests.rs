@@ -6,16 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use journal::codec::{Body, FrameKind, GapReason, Record};
+use journal::codec::{Body, FrameKind, GapReason, Record, Sealed};
 use journal::frame::FrameSeal;
-use journal::types::{ChainHead, EpochId, FrameNo, Seq, WallTime};
+use journal::types::{ChainHead, EpochId, FrameNo, ResyncId, Seq, WallTime};
 
 use super::*;
 use crate::testing::{BOOT, GROUP, Rng, TestClock, VOLUME, extent};
 
 fn new(last: Option<Seq>, time: u64) -> (Capture, Arc<TestClock>) {
     let clock = Arc::new(TestClock::default());
-    (Capture::new(Start { last, time: WallTime(time) }, clock.clone()), clock)
+    (Capture::new(Start { last, time: WallTime(time) }, clock.clone(), Terms::default()), clock)
 }
 
 /// All records that wait, in order.
@@ -100,16 +100,140 @@ fn a_long_request_is_several_records_of_one_time() {
 }
 
 #[test]
-fn the_gap_is_the_last_record_and_the_first_reason_counts() {
+fn what_is_not_recorded_is_dirty_and_the_first_reason_counts() {
     let (capture, _) = new(None, 0);
     capture.record(Body::Flush);
-    capture.halt(GapReason::SpoolFull, &"ü".repeat(600));
-    capture.halt(GapReason::SourceError, "later");
+    capture.track(GapReason::SpoolFull, &"ü".repeat(600));
+    capture.track(GapReason::SourceError, "later");
     assert_eq!(capture.record(Body::Flush), None);
     assert_eq!(capture.record_write(VOLUME, extent(0, 1), &[0; 512]), None);
+    assert_eq!(capture.record(Body::Discard { volume: VOLUME, extent: extent(100, 16) }), None);
     assert!(capture.mark("m", None).is_err());
     assert_eq!(capture.last_seq(), Seq::new(2));
-    assert!(matches!(capture.state(), CaptureState::Halted { reason: GapReason::SpoolFull, .. }));
+    assert!(matches!(capture.state(), CaptureState::Tracking { reason: GapReason::SpoolFull, .. }));
+
+    let Lost { mut dirty, at } = capture.resume().unwrap();
+    assert_eq!((at, capture.dirty_bytes(), capture.resume().is_none()), (Seq::new(2), 0, true));
+    let dirty = dirty.remove(&VOLUME).unwrap();
+    assert_eq!((dirty.next(0, u64::MAX), dirty.next(4096, u64::MAX)), (Some(0..4096), Some(49152..61440)));
+    assert_eq!(capture.record(Body::Flush), Seq::new(3));
+    // The gap goes on until something is sealed, and is said once.
+    capture.lose(VOLUME, extent(8, 8), GapReason::SourceError, "again");
+    assert_eq!((capture.last_seq(), capture.dirty_bytes()), (Seq::new(3), 4096));
+    capture.resume().unwrap();
+    let sealed = Sealed { resync: ResyncId([1; 16]), head: ChainHead::START, frames: 0 };
+    assert_eq!(capture.record_at_once(Body::Sealed(sealed)), Seq::new(4));
+    assert_eq!(capture.gap_since(), None);
+    capture.track(GapReason::SpoolFull, "full");
+    assert_eq!(capture.last_seq(), Seq::new(5));
+    let gaps = drain(&capture).into_iter().filter(|record| matches!(record.body, Body::Gap(_))).count();
+    assert_eq!(gaps, 2);
+}
+
+/// The story: changes race the moments at which recording ends and goes on. Each is recorded or dirty, none is neither.
+#[test]
+fn no_change_is_neither_recorded_nor_dirty() {
+    const BLOCKS: u64 = 20_000;
+    let (capture, _) = new(None, 0);
+    let mut found = std::collections::BTreeSet::new();
+    let (mut tracked, mut recorded) = (0, 0);
+    std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..2)
+            .map(|me| {
+                let capture = &capture;
+                scope.spawn(move || {
+                    for block in (me..BLOCKS).step_by(2) {
+                        capture.record_write(VOLUME, extent(block * 8, 1), &[1; 512]);
+                    }
+                })
+            })
+            .collect();
+        let mut done = false;
+        while !done {
+            done = writers.iter().all(|writer| writer.is_finished());
+            let last = capture.last_seq();
+            while !done && capture.last_seq() == last && !writers.iter().all(|writer| writer.is_finished()) {
+                std::thread::yield_now();
+            }
+            capture.track(GapReason::SpoolFull, "full");
+            while capture.dirty_bytes() == 0 && !writers.iter().all(|writer| writer.is_finished()) {
+                std::thread::yield_now();
+            }
+            if let Some(lost) = capture.resume() {
+                let mut at = 0;
+                while let Some(run) = lost.dirty.get(&VOLUME).and_then(|dirty| dirty.next(at, 4096)) {
+                    at = run.end;
+                    tracked += 1;
+                    assert!(found.insert(run.start / 4096), "twice");
+                }
+            }
+            for record in drain(&capture) {
+                if let Body::Write { extent, .. } = record.body {
+                    recorded += 1;
+                    assert!(found.insert(extent.byte() / 4096), "twice");
+                }
+            }
+        }
+    });
+    assert_eq!(found.len() as u64, BLOCKS);
+    assert!(tracked > 0 && recorded > 0, "{tracked} tracked, {recorded} recorded");
+}
+
+#[test]
+fn writes_wait_for_room_where_that_was_agreed_until_nobody_may_wait() {
+    let clock = Arc::new(TestClock::default());
+    let terms = Terms { when_full: WhenFull::BlockWrites, flush_wait: None };
+    let capture = Capture::new(Start { last: None, time: WallTime(0) }, clock, terms);
+    let write = |capture: &Capture| capture.record_write(VOLUME, extent(0, 1), &[1; 512]);
+    capture.spool_is_full("full");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| write(&capture));
+        // The agent's own do not wait, nor does who makes room.
+        assert_eq!(capture.mark("m", None).unwrap(), Seq::FIRST);
+        assert!(!waiting.is_finished());
+        assert_eq!(capture.state(), CaptureState::Blocked { why: "full".to_owned() });
+        capture.spool_has_room();
+        assert_eq!(waiting.join().unwrap(), Seq::new(2));
+        capture.spool_is_full("full");
+        let waiting = scope.spawn(|| write(&capture));
+        capture.end_waiting();
+        assert_eq!(waiting.join().unwrap(), None);
+    });
+    assert!(capture.is_tracking() && capture.dirty_bytes() == 4096);
+}
+
+#[test]
+fn a_flush_waits_for_a_receiver_and_no_longer_than_agreed() {
+    let new = |wait| {
+        let terms = Terms { flush_wait: Some(wait), ..Terms::default() };
+        Capture::new(Start { last: None, time: WallTime(0) }, Arc::new(TestClock::default()), terms)
+    };
+    let capture = new(Duration::from_secs(3600));
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| capture.confirm(capture.record(Body::Flush)));
+        while capture.last_seq().is_none() {
+            std::thread::yield_now();
+        }
+        assert!(!waiting.is_finished());
+        capture.acked(Seq::FIRST);
+        waiting.join().unwrap();
+    });
+    assert_eq!(capture.unconfirmed(), None);
+
+    let capture = new(Duration::from_millis(10));
+    capture.confirm(capture.record(Body::Flush));
+    assert!(capture.unconfirmed().unwrap().contains("no receiver had record 1"));
+    // Until the receiver has caught up, nobody waits; what is not recorded is not waited for either.
+    capture.confirm(capture.record(Body::Flush));
+    capture.acked(Seq::new(1).unwrap());
+    assert_eq!(capture.unconfirmed(), None);
+    capture.track(GapReason::SpoolFull, "full");
+    capture.confirm(capture.record(Body::Flush));
+    capture.acked(capture.last_seq().unwrap());
+    assert!(capture.unconfirmed().is_some());
+    capture.resume().unwrap();
+    capture.acked(capture.record(Body::Flush).unwrap());
+    assert_eq!(capture.unconfirmed(), None);
 }
 
 #[test]
@@ -121,9 +245,9 @@ fn a_mark_has_a_name() {
     assert_eq!(capture.mark(&"x".repeat(64), None).unwrap(), Seq::FIRST);
 }
 
-/// A spooler that hangs must not hang the host: after a while capture ends, with all that was recorded still there.
+/// A spooler that hangs must not hang the host: after a while changes are tracked, with all that was recorded still there.
 #[test]
-fn memory_is_bounded_and_a_spooler_that_hangs_ends_capture() {
+fn memory_is_bounded_and_a_spooler_that_hangs_only_opens_a_gap() {
     let (capture, _) = new(None, 0);
     let data = vec![1; 65536];
     let mut written = 0;
@@ -131,7 +255,7 @@ fn memory_is_bounded_and_a_spooler_that_hangs_ends_capture() {
         written += 1;
         assert!(written < 2000, "memory is not bounded");
     }
-    assert!(matches!(capture.state(), CaptureState::Halted { reason: GapReason::SpoolFull, .. }));
+    assert!(matches!(capture.state(), CaptureState::Tracking { reason: GapReason::SpoolFull, .. }));
     let records = drain(&capture);
     assert_eq!(records.len(), written + 1);
     assert!(matches!(records.last().unwrap().body, Body::Gap(_)));

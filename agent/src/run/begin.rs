@@ -20,7 +20,7 @@ use super::group::{Group, Link, Run, Stage, Volume};
 use super::hot::{HotLogs, Logs};
 use super::switch::Switch;
 use crate::base::{BaseVolume, Known};
-use crate::capture::{Capture, SystemClock, boot_id};
+use crate::capture::{Capture, SystemClock, Terms, boot_id};
 use crate::hot::Left;
 use crate::source::{Source, Storage, refuse_inside};
 use crate::spool::{Epoch, Found, Spool, sweep};
@@ -37,6 +37,8 @@ pub struct GroupOptions {
     pub volumes: Vec<(String, PathBuf)>,
     /// Bytes its spool may take.
     pub spool_limit_bytes: u64,
+    /// What capture may ask of the host.
+    pub terms: Terms,
     /// This agent goes on with the group, whoever wrote it last.
     pub take_over: bool,
     /// A source may be another file or device than before.
@@ -47,11 +49,12 @@ pub struct GroupOptions {
 struct Parts<'a> {
     id: GroupId,
     boot: BootId,
+    terms: Terms,
     wake: &'a Arc<Notify>,
 }
 
 /// A volume and what has to be said and read of it.
-struct Subject<'a> {
+pub(super) struct Subject<'a> {
     number: VolumeNo,
     uuid: VolumeUuid,
     name: &'a str,
@@ -84,7 +87,7 @@ impl Group {
         let logs = Logs::beside(&state.spool_dir(), boot)?;
         let subjects = subjects(&state, &plan, names, &sources, (&logs, parent))?;
         say_what_is_compared(&mut plan, &subjects);
-        let parts = Parts { id, boot, wake: &wake };
+        let parts = Parts { id, boot, terms: options.terms, wake: &wake };
         let epoch = open_epoch(&mut state, parent, remembered(&subjects)?)?;
         let hot = hot_logs(&logs, id, epoch, &subjects)?;
         let run = begin(&parts, (epoch, hot), found, parent, &subjects, (&plan.removed, plan.gap.as_ref()))?;
@@ -101,6 +104,7 @@ impl Group {
             name: options.name.clone(),
             boot,
             spool_limit_bytes: options.spool_limit_bytes,
+            terms: options.terms,
             volumes: volumes.collect(),
             state: Mutex::new(state),
             run: RwLock::new(run),
@@ -110,6 +114,7 @@ impl Group {
             link: watch::Sender::new(Link::default()),
             stopping: AtomicBool::new(false),
             link_is_fast: AtomicBool::new(false),
+            rates: Mutex::default(),
             take_over: AtomicBool::new(options.take_over),
             trouble: Mutex::default(),
         })
@@ -127,21 +132,38 @@ impl Group {
             RebaseReason::Disturbed => "a source was changed by somebody else",
         };
         let gap = Gap { reason: GapReason::UncleanStart, text: text.to_owned() };
+        self.replace(parent, &subjects, &gap, |_, _| {})?;
+        self.decided();
+        self.compared_anew();
+        Ok(())
+    }
+
+    /// Begins a run that continues `parent` in place of the one there is; `carry` takes over from that what goes on. The host waits
+    /// only for what happens in memory.
+    pub(super) fn replace(
+        &self,
+        parent: Option<Head>,
+        subjects: &[Subject<'_>],
+        gap: &Gap,
+        carry: impl FnOnce(&mut Run, &mut Run),
+    ) -> Result<()> {
         // 1. What takes time, while the old run goes on beside it: an empty spool, and that there is a new epoch, durably. After a
         //    crash from here on the receiver is found ahead, behind or strange again.
         let (mut found, epoch, hot, dir) = {
             let mut state = self.state();
             let dir = state.spool_dir();
             let found = Found::anew(&dir, self.id, self.spool_limit_bytes, link::random)?;
-            let epoch = open_epoch(&mut state, parent, remembered(&subjects)?)?;
+            let epoch = open_epoch(&mut state, parent, remembered(subjects)?)?;
             state.set_durable(parent)?;
             // The old logs are of an epoch that is not the last any more: they mean that all is to be compared, and so do the new ones.
             self.read().hot.values().for_each(|hot| hot.retire());
-            let hot = hot_logs(&Logs::beside(&dir, self.boot)?, self.id, epoch, &subjects)?;
+            let hot = hot_logs(&Logs::beside(&dir, self.boot)?, self.id, epoch, subjects)?;
             (found, epoch, hot, dir)
         };
         let old = {
-            // 2. Nobody writes in between: a change is in the old run, or in the new one.
+            // 2. Nobody writes in between: a change is in the old run, or in the new one. Nor waits for what the old one will never
+            //    have.
+            self.end_waiting();
             let mut paused: Vec<_> = self.volumes.iter().map(|volume| volume.switch.pause()).collect();
             let mut run = self.write();
             if self.is_stopping() {
@@ -149,19 +171,18 @@ impl Group {
             }
             // 3. The new run takes the old one's place. What that captured is on the sources.
             (_, found.time) = run.capture.last();
-            let parts = Parts { id: self.id, boot: self.boot, wake: &self.wake };
-            let new = begin(&parts, (epoch, hot), found, parent, &subjects, (&[], Some(&gap)))?;
+            let parts = Parts { id: self.id, boot: self.boot, terms: self.terms, wake: &self.wake };
+            let mut new = begin(&parts, (epoch, hot), found, parent, subjects, (&[], Some(gap)))?;
             for (volume, tap) in self.volumes.iter().zip(&mut paused) {
                 let hot = new.hot.get(&volume.number).cloned();
                 **tap = Tap::new(volume.number, volume.source.clone(), Arc::clone(&new.capture)).behind(hot);
             }
+            carry(&mut run, &mut new);
             std::mem::replace(&mut *run, new)
         };
         // 4. The old one ends, and then its spool goes.
         drop(old);
         sweep(&dir);
-        self.decided();
-        self.compared_anew();
         self.base_changed.notify_one();
         Ok(())
     }
@@ -205,7 +226,7 @@ impl Group {
 }
 
 impl<'a> Subject<'a> {
-    fn of(volume: &'a Volume, action: Action) -> Self {
+    pub(super) fn of(volume: &'a Volume, action: Action) -> Self {
         // Whatever the log says: the receiver is not where it was when that was written.
         let left = Left::All { why: String::new() };
         Self { number: volume.number, uuid: volume.uuid, name: &volume.name, source: &volume.source, action, left }
@@ -322,13 +343,14 @@ fn begin(
     (removed, gap): (&[VolumeNo], Option<&Gap>),
 ) -> Result<Run> {
     let wake = Arc::clone(parts.wake);
-    let opened = Epoch { group: parts.id, id: epoch, boot: parts.boot, parent, continues: gap.is_none() };
+    let opened = Epoch { group: parts.id, id: epoch, boot: parts.boot, parent, continues: gap.is_none(), terms: parts.terms };
     let on_new = Box::new(move || wake.notify_one());
     let (spool, capture) = Spool::begin(found, &opened, Arc::new(SystemClock), on_new)?;
     declare(&capture, subjects, removed, gap);
     let wanted = wanted(subjects, parent);
     let stage = if wanted.is_empty() { Stage::Sealed } else { Stage::Wanted(wanted) };
-    Ok(Run { epoch, parent, spool: Some(spool), capture, stage, hot })
+    let compared_with = parent.map(|head| head.seq);
+    Ok(Run { epoch, parent, spool: Some(spool), capture, stage, hot, compared_with, unread: None })
 }
 
 /// The gap first: nothing in between is a point. A volume that is compared is said anew, for the run that said it may have been
@@ -366,6 +388,7 @@ fn wanted(subjects: &[Subject<'_>], parent: Option<Head>) -> Vec<BaseVolume> {
             Left::Only(ranges) => Known::AllBut(ranges.as_slice().into()),
             Left::All { .. } => Known::Compare,
         },
+        part: None,
     });
     wanted.collect()
 }

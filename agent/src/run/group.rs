@@ -4,16 +4,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use journal::codec::{Body, FrameKind, GapReason, Sealed};
+use journal::codec::{Body, FrameKind, Sealed};
 use journal::frame::Frame;
 use journal::types::{BootId, Durable, EpochId, FrameNo, GroupId, Head, ResyncId, Seq, VolumeNo, VolumeUuid, WallTime};
-use journal::wire::{AgentState, Facts, OwnEpoch, Progress, Refusal, Report, TrackerKind, VolumeReport};
+use journal::wire::{Facts, OwnEpoch, Refusal};
 use tokio::sync::{Notify, watch};
 
 use super::hot::HotLogs;
+use super::ladder::again;
+use super::rates::Rates;
 use super::switch::Switch;
-use crate::base::{BaseSpec, BaseVolume, Known};
-use crate::capture::{Capture, CaptureState, Clock, SystemClock};
+use crate::base::{BaseSpec, BaseVolume};
+use crate::capture::{Capture, Terms};
 use crate::sender::Base;
 use crate::sender::state::{Next, Stream};
 use crate::source::{Source, Storage};
@@ -21,8 +23,6 @@ use crate::spool::{Spool, SpoolStatus};
 use crate::state;
 use crate::{Error, ErrorKind, Result};
 
-/// Changes that wait for longer than this to be durable make a group that lags one that spools, in microseconds.
-const SPOOLING: u64 = 5_000_000;
 /// How long the first frame of an epoch may take to be spooled.
 const FIRST_FRAME: Duration = Duration::from_secs(10);
 
@@ -33,6 +33,7 @@ pub(crate) struct Group {
     pub(super) name: String,
     pub(super) boot: BootId,
     pub(super) spool_limit_bytes: u64,
+    pub(super) terms: Terms,
     pub(super) volumes: Vec<Volume>,
     pub(super) state: Mutex<state::Group>,
     pub(super) run: RwLock<Run>,
@@ -44,6 +45,7 @@ pub(crate) struct Group {
     pub(super) link: watch::Sender<Link>,
     pub(super) stopping: AtomicBool,
     pub(super) link_is_fast: AtomicBool,
+    pub(super) rates: Mutex<Rates>,
     /// A person said that this agent goes on with the group, whoever wrote it last.
     pub(super) take_over: AtomicBool,
     pub(super) trouble: Mutex<Trouble>,
@@ -78,6 +80,10 @@ pub(super) struct Run {
     pub(super) capture: Arc<Capture>,
     pub(super) stage: Stage,
     pub(super) hot: HotLogs,
+    /// The place whose view a base may be compared with: no change since was missed.
+    pub(super) compared_with: Option<Seq>,
+    /// Why the base does not come to its end.
+    pub(super) unread: Option<String>,
 }
 
 /// How far the base of this run is.
@@ -101,9 +107,6 @@ pub(crate) struct Link {
     /// Why it is not open.
     pub(crate) refused: Option<Refusal>,
 }
-
-/// What a group does, and why.
-pub(crate) type Condition = (AgentState, String);
 
 impl Group {
     pub(crate) fn id(&self) -> GroupId {
@@ -247,56 +250,6 @@ impl Group {
         self.spool(Spool::status).ok()
     }
 
-    /// What it does, and why.
-    pub(crate) fn condition(&self) -> Condition {
-        let run = self.read();
-        if let CaptureState::Halted { why, .. } = run.capture.state() {
-            return (AgentState::Halted, why);
-        }
-        let Some(spool) = run.spool.as_ref().map(Spool::status) else {
-            return (AgentState::Halted, no_spool().to_string());
-        };
-        if let Stage::Wanted(volumes) | Stage::Sending(_, volumes) = &run.stage {
-            let first = volumes.iter().any(|volume| volume.known == Known::Nothing);
-            return (if first { AgentState::Seeding } else { AgentState::Resync }, String::new());
-        }
-        let age = spool.oldest.map_or(0, |oldest| SystemClock.wall().since(oldest).0);
-        let why = self.trouble().concern.clone().unwrap_or_default();
-        (if age > SPOOLING { AgentState::Spooling } else { AgentState::Running }, why)
-    }
-
-    /// How it is, for the receiver.
-    pub(crate) fn report(&self) -> Report {
-        let (state, why) = self.condition();
-        let spool = self.spool_status();
-        let tracker = TrackerKind::Tap;
-        Report {
-            time: SystemClock.wall(),
-            state,
-            captured: spool.as_ref().and_then(|spool| spool.captured.0),
-            oldest_unsent: spool.as_ref().and_then(|spool| spool.oldest),
-            spool_bytes: spool.as_ref().map_or(0, |spool| spool.bytes),
-            spool_limit_bytes: self.spool_limit_bytes,
-            progress: self.progress(),
-            why,
-            volumes: self.volumes.iter().map(|volume| VolumeReport { volume: volume.number, tracker }).collect(),
-        }
-    }
-
-    fn progress(&self) -> Progress {
-        match &self.read().stage {
-            Stage::Sealed => Progress::default(),
-            Stage::Wanted(volumes) => {
-                let total_bytes = volumes.iter().map(BaseVolume::to_read_bytes).sum();
-                Progress { done_bytes: 0, total_bytes }
-            }
-            Stage::Sending(base, _) => {
-                let progress = base.progress();
-                Progress { done_bytes: progress.done_bytes, total_bytes: progress.total_bytes }
-            }
-        }
-    }
-
     /// Waits until there is a base to be sent.
     pub(crate) async fn base_wanted(&self) {
         while matches!(self.read().stage, Stage::Sealed) {
@@ -314,44 +267,42 @@ impl Group {
         };
         let resync = ResyncId::new(link::random()).ok_or_else(|| Error::unavailable("no random identity"))?;
         let spec = BaseSpec { group: self.id, epoch: run.epoch, boot: self.boot, resync };
-        let compared_with = run.parent.map(|head| head.seq);
         let capture = Arc::clone(&run.capture);
         let link_is_fast = self.link_is_fast.load(Ordering::Relaxed);
-        let base = Arc::new(Base::start(spec, volumes.clone(), compared_with, capture, link_is_fast)?);
+        let base = Arc::new(Base::start(spec, volumes.clone(), run.compared_with, capture, link_is_fast)?);
         run.stage = Stage::Sending(Arc::clone(&base), std::mem::take(volumes));
         Ok(Some(base))
     }
 
-    /// How sending a base ended: sealed, or to be started over (`None`), or to be tried again.
+    /// How sending a base ended: whole, or to be started over (`None`), or to be tried again.
     pub(crate) fn base_ended(&self, base: &Base, ended: Result<Option<Sealed>>) -> Result<()> {
         let run = &mut *self.write();
         let Stage::Sending(current, volumes) = &mut run.stage else { return Ok(()) };
         if current.resync() != base.resync() {
             return Ok(());
         }
-        match ended {
-            Ok(Some(sealed)) => {
-                // A run that ends meanwhile has sealed nothing: the next one reads it all again.
-                run.capture.record(Body::Sealed(sealed)).ok_or_else(no_spool)?;
-                run.stage = Stage::Sealed;
-                Ok(())
+        let ended = match ended {
+            Ok(Some(_)) => {
+                // What changed unrecorded meanwhile is read first: then it is whole another time. It cannot be sealed while nothing is
+                // recorded; a run that ends now has sealed nothing, the next one reads it all again.
+                let sealed = base.whole().and_then(|sealed| run.capture.record_at_once(Body::Sealed(sealed)));
+                if sealed.is_some() {
+                    tracing::info!(group = self.name, "all was read, and points go on");
+                    (run.stage, run.unread) = (Stage::Sealed, None);
+                }
+                return Ok(());
             }
-            Ok(None) => {
-                run.stage = Stage::Wanted(std::mem::take(volumes));
-                Ok(())
-            }
+            Ok(None) => Ok(()),
             // It is compared anew at its new size.
-            Err(error) if self.is_disturbed() || self.volumes.iter().any(|volume| volume.source.was_cut()) => {
-                run.stage = Stage::Wanted(std::mem::take(volumes));
+            Err(error) if self.is_disturbed() || self.volumes.iter().any(|volume| volume.source.was_cut()) => Err(error),
+            Err(error) if error.kind() == ErrorKind::Io => {
+                run.unread = Some(error.to_string());
                 Err(error)
             }
-            Err(error) if error.kind() == ErrorKind::Io => {
-                run.capture.halt(GapReason::SourceError, &error.to_string());
-                run.stage = Stage::Sealed;
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+            Err(error) => return Err(error),
+        };
+        run.stage = Stage::Wanted(again(std::mem::take(volumes)));
+        ended
     }
 
     /// Something about a source that a person should know, or nothing.
@@ -389,6 +340,11 @@ impl Group {
         self.trouble().gap = None;
     }
 
+    /// Something about a source that a person should know.
+    pub(super) fn concern(&self) -> Option<String> {
+        self.trouble().concern.clone()
+    }
+
     fn trouble(&self) -> MutexGuard<'_, Trouble> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -409,6 +365,10 @@ impl Group {
 
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, Run> {
         self.run.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn rates(&self) -> MutexGuard<'_, Rates> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, state::Group> {
@@ -471,6 +431,6 @@ fn own_epoch(opened: &state::OpenedEpoch) -> OwnEpoch {
     OwnEpoch { id: opened.id, parent }
 }
 
-fn no_spool() -> Error {
+pub(super) fn no_spool() -> Error {
     Error::unavailable("capture has ended")
 }

@@ -71,7 +71,9 @@ impl Group {
         let run = self.read();
         volume.source.set_size(new);
         self.state().set_size(volume.number, new)?;
-        if let Some(gap) = run.capture.record(Body::Gap(Gap { reason: GapReason::SourceError, text })) {
+        let gap = run.capture.record_at_once(Body::Gap(Gap { reason: GapReason::SourceError, text }));
+        // While changes are only tracked a gap is open already.
+        if let Some(gap) = gap.or_else(|| run.capture.last_seq()) {
             self.begin_anew_after(gap);
         }
         Ok(())
@@ -88,8 +90,11 @@ impl Group {
             // A run that began meanwhile knows nothing of it: the next look does it again.
             return Ok(());
         }
+        // While changes are only tracked it cannot be said: the next look does it again.
+        if capture.record_at_once(Body::Resize { volume: volume.number, size: new }).is_none() {
+            return Ok(());
+        }
         self.state().set_size(volume.number, new)?;
-        capture.record(Body::Resize { volume: volume.number, size: new });
         volume.source.set_size(new);
         tracing::warn!(volume = volume.name, was = was.bytes(), now = new.bytes(), "the source has grown");
         Ok(())

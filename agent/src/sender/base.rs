@@ -1,15 +1,16 @@
-//! Sends what a first copy or compare reads, on a stream of its own that comes after the live ones.
+//! Sends what a first copy, compare or resync reads, on a stream of its own that comes after the live ones.
 //!
-//! A thread of its own reads; when the receiver has all of it durably, the order says so. A lost connection is made up from what
+//! A thread of its own reads; when the receiver has all of it durably, the order says so. What changes unrecorded before that is read
+//! once more, by the same base. A lost connection is made up from what
 //! is kept; if that is not enough, the base starts over under a new name.
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use journal::codec::Sealed;
 use journal::error::{Error, ErrorKind, Result};
 use journal::frame::Frame;
-use journal::types::{ResyncId, Seq};
+use journal::types::{FrameNo, ResyncId, Seq};
 use journal::wire::Message;
 use link::MessageReader;
 use tokio::sync::{Notify, mpsc};
@@ -39,15 +40,27 @@ pub(crate) struct Base {
     pub(super) asks: tokio::sync::Mutex<mpsc::Receiver<Ask>>,
     reading: Arc<Reading>,
     window: Mutex<Window>,
-    acked: Notify,
 }
 
-/// What the reader's thread tells.
+/// What the reader's thread and its users share.
 #[derive(Debug, Default)]
 struct Reading {
-    progress: Mutex<Progress>,
-    /// How it ended.
-    ended: OnceLock<Result<Sealed>>,
+    work: Mutex<Work>,
+    /// There is more to read, or nothing ever will be.
+    more: Condvar,
+    /// Something became durable, or was read, or may be sealed.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Work {
+    /// What is to be read beside what the reader has.
+    added: Vec<BaseVolume>,
+    /// All was read; what there is to seal then.
+    idle: Option<Sealed>,
+    progress: Progress,
+    failed: Option<Error>,
+    ended: bool,
 }
 
 impl Base {
@@ -69,20 +82,32 @@ impl Base {
             move || reading.read(reader, &frames)
         };
         std::thread::Builder::new().name("base".to_owned()).spawn(thread)?;
-        Ok(Self {
-            spec,
-            compared_with,
-            frames: received.into(),
-            asks: asked.into(),
-            reading,
-            window: Mutex::default(),
-            acked: Notify::new(),
-        })
+        let (frames, asks) = (received.into(), asked.into());
+        Ok(Self { spec, compared_with, frames, asks, reading, window: Mutex::default() })
+    }
+
+    /// Reads these as well: they changed while nothing was recorded.
+    pub(crate) fn add(&self, volumes: Vec<BaseVolume>) {
+        let mut work = self.reading.work();
+        if !volumes.is_empty() {
+            work.added.extend(volumes);
+            work.idle = None;
+        }
+        self.reading.more.notify_all();
+        self.reading.changed.notify_one();
+    }
+
+    /// What there is to seal: all was read, and a receiver has it durably.
+    pub(crate) fn whole(&self) -> Option<Sealed> {
+        let sealed = self.reading.work().idle?;
+        let window = self.window();
+        let durable = FrameNo::encode(window.durable().map(|head| head.frame));
+        (window.is_empty() && durable == sealed.frames).then_some(sealed)
     }
 
     /// How far reading is.
     pub(crate) fn progress(&self) -> Progress {
-        *self.reading.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reading.work().progress
     }
 
     /// Which it is.
@@ -90,7 +115,7 @@ impl Base {
         self.spec.resync
     }
 
-    /// Sends it until the receiver has all of it durably. `None`: it cannot go on and has to start over.
+    /// Sends it until the receiver has all of it durably and points may go on. `None`: it cannot go on and has to start over.
     pub(super) async fn send(
         &self,
         group: &Group,
@@ -98,13 +123,18 @@ impl Base {
     ) -> Result<Option<Sealed>> {
         let mut frames = self.frames.lock().await;
         // One that found nothing needs no stream.
-        if self.window().is_empty() {
-            match frames.recv().await {
-                Some(frame) => self.window().push(frame),
-                None => match self.ended()? {
-                    Some(sealed) if sealed.frames == 0 => return Ok(Some(sealed)),
-                    _ => {}
+        while self.window().is_empty() {
+            match self.whole() {
+                Some(sealed) if sealed.frames > 0 => break,
+                Some(sealed) if group.is_recording() => return Ok(Some(sealed)),
+                _ => {}
+            }
+            tokio::select! {
+                frame = frames.recv() => match frame {
+                    Some(frame) => self.window().push(frame),
+                    None => return self.failure(),
                 },
+                () = self.reading.changed.notified() => {}
             }
         }
         // What an earlier run sealed has to be there first: opening a base drops those that are not sealed.
@@ -122,15 +152,16 @@ impl Base {
         }
         writer.set_priority(PRIORITY);
         let mut reading = pin!(self.read(&mut reader));
-        let mut ended = false;
         loop {
             let unsent = self.window().unsent().cloned();
             if let Some(frame) = unsent {
                 writer.send_frame(frame.bytes().clone()).await?;
                 self.window().frame_sent();
-            } else if ended && self.window().is_empty() {
+            } else if let Some(sealed) = self.whole()
+                && group.is_recording()
+            {
                 writer.finish();
-                return self.ended();
+                return Ok(Some(sealed));
             }
             let (full, waiting) = {
                 let window = self.window();
@@ -140,22 +171,22 @@ impl Base {
                 biased;
                 error = &mut reading => return Err(error),
                 () = std::future::ready(()), if waiting => {}
-                frame = frames.recv(), if !full && !ended => match frame {
+                frame = frames.recv(), if !full => match frame {
                     Some(frame) => self.window().push(frame),
-                    None => ended = true,
+                    None => return self.failure(),
                 },
-                () = self.acked.notified() => {}
+                () = self.reading.changed.notified() => {}
             }
         }
     }
 
-    /// How reading ended; an error of the source is one, `None` means that it was ended.
-    fn ended(&self) -> Result<Option<Sealed>> {
-        match self.reading.ended.get() {
-            Some(Ok(sealed)) => Ok(Some(*sealed)),
-            Some(Err(error)) if error.kind() == ErrorKind::Unavailable => Ok(None),
-            Some(Err(error)) => Err(Error::new(ErrorKind::Io, format!("cannot read all of the source: {error}"))),
-            None => Ok(None),
+    /// Why reading ended: an error of the source is one, `None` means that it was ended.
+    fn failure(&self) -> Result<Option<Sealed>> {
+        match self.reading.work().failed.take() {
+            Some(error) if error.kind() != ErrorKind::Unavailable => {
+                Err(Error::new(ErrorKind::Io, format!("cannot read all of the source: {error}")))
+            }
+            _ => Ok(None),
         }
     }
 
@@ -170,7 +201,7 @@ impl Base {
             if let Err(error) = acknowledged {
                 return error;
             }
-            self.acked.notify_one();
+            self.reading.changed.notify_one();
         }
     }
 
@@ -179,22 +210,50 @@ impl Base {
     }
 }
 
+impl Drop for Base {
+    fn drop(&mut self) {
+        self.reading.work().ended = true;
+        self.reading.more.notify_all();
+    }
+}
+
 impl Reading {
     fn read(&self, mut reader: BaseReader, frames: &mpsc::Sender<Frame>) {
-        let ended = loop {
+        loop {
             let frame = reader.next_frame();
-            *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = reader.progress();
+            self.work().progress = reader.progress();
             match frame {
                 Ok(Some(frame)) => {
                     if frames.blocking_send(frame).is_err() {
                         return;
                     }
                 }
-                Ok(None) => break Ok(reader.sealed()),
-                Err(error) => break Err(error),
+                Ok(None) => match self.rest(reader.sealed()) {
+                    Some(added) => reader.add(added),
+                    None => return,
+                },
+                Err(error) => {
+                    // Before the channel is closed, so that whoever sees its end sees this.
+                    self.work().failed = Some(error);
+                    return;
+                }
             }
-        };
-        // Before the channel is closed, so that whoever sees its end sees this.
-        let _ = self.ended.set(ended);
+        }
+    }
+
+    /// Waits for more to read; `None`: it is over.
+    fn rest(&self, sealed: Sealed) -> Option<Vec<BaseVolume>> {
+        let mut work = self.work();
+        if work.added.is_empty() {
+            work.idle = Some(sealed);
+            self.changed.notify_one();
+        }
+        let waits = |work: &mut Work| work.added.is_empty() && !work.ended;
+        work = self.more.wait_while(work, waits).unwrap_or_else(PoisonError::into_inner);
+        (!work.ended).then(|| std::mem::take(&mut work.added))
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

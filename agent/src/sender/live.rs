@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use journal::error::{Error, Result};
-use journal::wire::{Message, Refusal, RefusalCode, Stranger};
+use journal::wire::{AgentState, Message, Refusal, RefusalCode, Stranger};
 use link::{MessageReader, MessageWriter};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -105,7 +105,7 @@ impl Live {
             if self.group.begins_anew(durable) {
                 return Err(Error::unavailable("a source was changed by somebody else: everything is compared"));
             }
-            let state = self.group.condition();
+            let state = self.group.condition().state;
             // That all is durable is news as well: a receiver must not have to guess whether there is more.
             let done = self.is_done().then(|| self.shared().stream.durable());
             let is_news = done.is_some() && done != told_done && Instant::now() - told_at >= NEWS_EVERY;
@@ -154,9 +154,9 @@ impl Live {
         Ok(true)
     }
 
-    async fn report(&self, writer: &mut MessageWriter, told: &mut Option<crate::run::Condition>) -> Result<()> {
+    async fn report(&self, writer: &mut MessageWriter, told: &mut Option<AgentState>) -> Result<()> {
         let report = self.group.report();
-        *told = Some((report.state, report.why.clone()));
+        *told = Some(report.state);
         writer.send(&Message::Report(report)).await
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use journal::error::{Error, Result};
+use journal::error::{Error, ErrorKind, Result};
 use journal::wire::{Hello, Message, Offer, Pin, RebaseReason, ReceiverId, RefusalCode};
 use link::{Identity, Purpose, message_stream, refusal_of};
 use quinn::Connection;
@@ -22,6 +22,8 @@ use crate::run::Group;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How seldom an agent that another has taken over from looks whether that is so still.
 const FENCED: Duration = Duration::from_secs(30);
+/// How long a source that cannot be read is left alone.
+const SOURCE_PAUSE: Duration = Duration::from_secs(10);
 /// Below this round trip the link is taken for a fast one until it was measured.
 const NEAR: Duration = Duration::from_millis(1);
 
@@ -210,7 +212,9 @@ async fn bases(connection: &Connection, group: &Arc<Group>) -> Infallible {
             Ok(()) => backoff.succeeded(),
             Err(error) => {
                 tracing::warn!(group = group.name(), ?error, "the base's stream ended");
-                sleep(backoff.failed()).await;
+                // A source that cannot be read is not read in full every other second.
+                let pause = if error.kind() == ErrorKind::Io { SOURCE_PAUSE } else { backoff.failed() };
+                sleep(pause).await;
             }
         }
     }

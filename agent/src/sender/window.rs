@@ -51,6 +51,11 @@ impl Window {
         self.bytes >= BASE_WINDOW_BYTES
     }
 
+    /// The end of what is durable.
+    pub fn durable(&self) -> Option<BaseHead> {
+        self.durable
+    }
+
     /// Whether all that was read is durable.
     pub fn is_empty(&self) -> bool {
         self.kept.is_empty()

@@ -33,10 +33,10 @@ use journal::types::{BootId, ChainHead, Durable, EpochId, GroupId, Seq, WallTime
 pub(crate) use adaptive::Adaptive;
 use ages::Ages;
 pub use open::Found;
-pub(crate) use open::sweep;
+pub(crate) use open::{give_up, sweep};
 use spooler::{Chain, Spooler};
 
-use crate::capture::{Capture, CaptureState, Clock, Start};
+use crate::capture::{Capture, CaptureState, Clock, Start, Terms};
 use crate::{Error, ErrorKind, Result};
 
 /// Memory for frames that the log has too, so that a sender that keeps up never reads from disk.
@@ -55,6 +55,8 @@ pub struct Epoch {
     pub parent: Option<Head>,
     /// Whether it is proven that nothing wrote the volumes since.
     pub continues: bool,
+    /// What capture may ask of the host.
+    pub terms: Terms,
 }
 
 /// Frames on their way to a receiver, in order.
@@ -128,13 +130,13 @@ impl Spool {
         clock: Arc<dyn Clock>,
         on_new: Box<dyn Fn() + Send>,
     ) -> Result<(Self, Arc<Capture>)> {
-        let &Epoch { group, id, boot, parent, continues } = epoch;
+        let &Epoch { group, id, boot, parent, continues, terms } = epoch;
         let found = found.continuing(parent)?;
         let limit_bytes = found.limit_bytes;
         // What an earlier run left is on its way out: a start that found its spool full must be able to get anywhere.
         let allowed_bytes = limit_bytes.max(found.log.bytes().saturating_add(limit_bytes / 8));
         let last = parent.map(|head| head.seq);
-        let capture = Arc::new(Capture::new(Start { last, time: found.time }, clock));
+        let capture = Arc::new(Capture::new(Start { last, time: found.time }, clock, terms));
         let head = parent.map_or(ChainHead::START, |head| head.chain);
         let parent_epoch = parent.map(|head| head.epoch);
         capture.record(Body::EpochBegin(EpochBegin { parent: parent_epoch, seq: last, head, continues }));
@@ -196,6 +198,13 @@ impl Spool {
         let mut recent = self.shared.recent();
         recent.durable = recent.durable.max(Some(durable.0));
         recent.ages.forget(durable.0);
+        drop(recent);
+        self.capture.acked(durable.0);
+    }
+
+    /// Why it cannot be written any more.
+    pub(crate) fn broken(&self) -> Option<String> {
+        self.shared.log().closed().map(str::to_owned)
     }
 
     /// A receiver goes on from `durable`: what follows is not durable there, whatever it or another one said before. May read

@@ -106,6 +106,13 @@ fn put_aside(dir: &Path, entropy: Entropy) -> Result<()> {
     }
 }
 
+/// Nothing in `dir` is of use any more, and nobody writes to it.
+pub(crate) fn give_up(dir: &Path, entropy: Entropy) -> Result<()> {
+    put_aside(dir, entropy)?;
+    sweep(dir);
+    Ok(())
+}
+
 /// Removes, on a thread of its own, what was put aside of the spool in `dir`. What is still being written to goes as well: it is of
 /// no use to anybody.
 pub(crate) fn sweep(dir: &Path) {

@@ -59,8 +59,9 @@ impl Spooler {
                 }
                 Taken::Idle => {
                     self.capture.record_at_once(Body::Clock(ClockKind::Report));
-                    self.shared.drop_durable();
+                    self.look_for_room();
                 }
+                Taken::Nudged => self.look_for_room(),
                 Taken::Closed => return,
             }
         }
@@ -76,21 +77,28 @@ impl Spooler {
             })
             .collect();
         if let Err(error) = self.append(&frames) {
-            tracing::error!(?error, "the spool cannot be written: capture ends");
-            self.capture.halt(GapReason::SpoolFull, &format!("the spool cannot be written: {error}"));
+            tracing::error!(?error, "the spool cannot be written");
+            self.capture.track(GapReason::SpoolFull, &format!("the spool cannot be written: {error}"));
         }
         self.shared.publish(frames);
         (self.on_new)();
+        self.look_for_room();
+    }
+
+    /// Drops what a receiver has; what may still be captured follows from what is left.
+    fn look_for_room(&self) {
         self.shared.drop_durable();
         let bytes = self.shared.log().bytes();
         if bytes > self.limit_bytes {
             let why = format!("the spool is full: {bytes} bytes wait for a receiver, {} are allowed", self.limit_bytes);
-            self.capture.halt(GapReason::SpoolFull, &why);
+            self.capture.spool_is_full(&why);
+        } else {
+            self.capture.spool_has_room();
         }
     }
 
-    /// A spool that failed once is not written to any more: what it lacks stays in memory, and that is bounded, as capture has
-    /// ended with it.
+    /// A spool that failed once is not written to any more: what it lacks stays in memory, and that is bounded, as nothing more is
+    /// recorded.
     fn append(&mut self, frames: &[Frame]) -> Result<()> {
         let mut log = self.shared.log();
         if log.closed().is_some() {

@@ -166,7 +166,7 @@ fn a_full_spool_ends_capture_with_a_gap_and_no_more() {
     assert!(matches!(&record.body, Body::Gap(gap) if gap.reason == GapReason::SpoolFull), "{record:?}");
     let status = spool.status();
     assert!(
-        matches!(&status.capture, CaptureState::Halted { reason: GapReason::SpoolFull, why } if why.contains("full"))
+        matches!(&status.capture, CaptureState::Tracking { reason: GapReason::SpoolFull, why } if why.contains("full"))
     );
     assert_eq!((status.spooled, status.captured.0), (Some(*last), Some(*last)));
     // Over by what memory held when it was noticed, at most.

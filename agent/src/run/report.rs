@@ -1,0 +1,152 @@
+//! What a group says of itself: its rung of the ladder, why, and how long until the next one at this rate.
+
+use std::fmt::Write;
+
+use journal::wire::{AgentState, Progress, Report, TrackerKind, VolumeReport};
+
+use super::group::{Group, Stage, no_spool};
+use crate::base::{BaseVolume, Known};
+use crate::capture::{CaptureState, Clock, SystemClock};
+use crate::spool::Spool;
+
+/// Changes that wait for longer than this to be durable make a group that lags one that spools, in microseconds.
+const SPOOLING: u64 = 5_000_000;
+
+/// What a group does, and why.
+#[derive(Clone, Debug)]
+pub(crate) struct Condition {
+    pub(crate) state: AgentState,
+    /// For people; empty: all is well.
+    pub(crate) why: String,
+    /// The rung that comes next, and in how many seconds, at this rate.
+    pub(crate) next: Option<(&'static str, f64)>,
+}
+
+impl Group {
+    /// Looks at what changes, so that rates are known.
+    pub(super) fn observe(&self) {
+        let now = SystemClock.boottime();
+        let (spool, base) = (self.spool_status().map_or(0, |spool| spool.bytes), self.progress().done_bytes);
+        let mut rates = self.rates();
+        rates.spool.observe(now, spool);
+        rates.base.observe(now, base);
+    }
+
+    /// What it does, and why.
+    pub(crate) fn condition(&self) -> Condition {
+        let rates = *self.rates();
+        let run = self.read();
+        let capture = run.capture.state();
+        let base = progress(&run.stage, 0);
+        let left = || rates.base.reaches(base.total_bytes);
+        if let CaptureState::Tracking { why, .. } = capture {
+            let next = rates.spool.reaches(self.spool_limit_bytes / 2).map(|seconds| ("resync", seconds));
+            let mut why = format!("{why}; {} changed since and will be read again", shown(run.capture.dirty_bytes()));
+            if !matches!(run.stage, Stage::Sealed) {
+                _ = write!(why, ", beside {} of an earlier resync", shown(base.total_bytes - base.done_bytes));
+            }
+            return Condition { state: AgentState::Tracking, why: and_when(why, next), next };
+        }
+        let Some(spool) = run.spool.as_ref().map(Spool::status) else {
+            return Condition { state: AgentState::Halted, why: no_spool().to_string(), next: None };
+        };
+        let full = rates.spool.reaches(self.spool_limit_bytes);
+        if let CaptureState::Blocked { why } = capture {
+            let why = format!("{why}: writes wait for room, as when_full = \"block-writes\" says");
+            return Condition { state: AgentState::Spooling, why, next: None };
+        }
+        if let Stage::Wanted(volumes) | Stage::Sending(_, volumes) = &run.stage {
+            let is_first = |volume: &BaseVolume| volume.known == Known::Nothing;
+            let state = if volumes.iter().any(is_first) { AgentState::Seeding } else { AgentState::Resync };
+            let next = left().map(|seconds| ("live", seconds));
+            let why = run.unread.clone().unwrap_or_else(|| {
+                format!("{} of {} are read", shown(base.done_bytes), shown(base.total_bytes))
+            });
+            return Condition { state, why: and_when(why, next), next };
+        }
+        let age = spool.oldest.map_or(0, |oldest| SystemClock.wall().since(oldest).0);
+        if age > SPOOLING {
+            let next = full.map(|seconds| ("tracking", seconds));
+            let why = format!("{} wait in the spool", shown(spool.bytes));
+            return Condition { state: AgentState::Spooling, why: and_when(why, next), next };
+        }
+        let unconfirmed = run.capture.unconfirmed().map(|why| format!("flushes do not wait for the receiver: {why}"));
+        let why = self.concern().or(unconfirmed).unwrap_or_default();
+        Condition { state: AgentState::Running, why, next: None }
+    }
+
+    /// How it is, for the receiver.
+    pub(crate) fn report(&self) -> Report {
+        let Condition { state, why, .. } = self.condition();
+        let spool = self.spool_status();
+        let tracker = TrackerKind::Tap;
+        let gap = self.read().capture.gap_since();
+        let unsent = spool.as_ref().and_then(|spool| spool.oldest);
+        Report {
+            time: SystemClock.wall(),
+            state,
+            captured: spool.as_ref().and_then(|spool| spool.captured.0),
+            oldest_unsent: gap.into_iter().chain(unsent).min(),
+            spool_bytes: spool.as_ref().map_or(0, |spool| spool.bytes),
+            spool_limit_bytes: self.spool_limit_bytes,
+            progress: self.progress(),
+            why,
+            volumes: self.volumes.iter().map(|volume| VolumeReport { volume: volume.number, tracker }).collect(),
+        }
+    }
+
+    /// How far a base is, with what is dirty and was not given to it yet.
+    pub(crate) fn progress(&self) -> Progress {
+        let run = self.read();
+        progress(&run.stage, run.capture.dirty_bytes())
+    }
+}
+
+fn progress(stage: &Stage, dirty: u64) -> Progress {
+    let (done_bytes, total_bytes) = match stage {
+        Stage::Sealed => (0, 0),
+        Stage::Wanted(volumes) => (0, volumes.iter().map(BaseVolume::to_read_bytes).sum()),
+        Stage::Sending(base, _) => (base.progress().done_bytes, base.progress().total_bytes),
+    };
+    let total_bytes = total_bytes + dirty;
+    // Dirty blocks may end behind the volume.
+    Progress { done_bytes: done_bytes.min(total_bytes), total_bytes }
+}
+
+fn and_when(mut why: String, next: Option<(&str, f64)>) -> String {
+    if let Some((rung, seconds)) = next {
+        _ = write!(why, "; {rung} in {} at this rate", lasting(seconds));
+    }
+    why
+}
+
+/// Bytes for people.
+fn shown(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 4] = [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match UNITS.iter().find(|(_, unit)| bytes >= *unit) {
+        Some((name, unit)) => format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit),
+        None => format!("{bytes} B"),
+    }
+}
+
+/// A time for people, who do not ask for its seconds when there are hours.
+fn lasting(seconds: f64) -> String {
+    match seconds {
+        _ if seconds < 100.0 => format!("{seconds:.0} s"),
+        _ if seconds < 6000.0 => format!("{:.0} min", seconds / 60.0),
+        _ if seconds < 360_000.0 => format!("{:.0} h", seconds / 3600.0),
+        _ => format!("{:.0} days", seconds / 86_400.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_can_be_read() {
+        assert_eq!([shown(0), shown(1536), shown(8 << 30)], ["0 B", "1.5 KiB", "8.0 GiB"]);
+        assert_eq!([lasting(3.2), lasting(240.0), lasting(9000.0), lasting(1e7)], ["3 s", "4 min", "2 h", "116 days"]);
+        assert_eq!(and_when("1.0 MiB wait".to_owned(), Some(("tracking", 240.0))), "1.0 MiB wait; tracking in 4 min at this rate");
+    }
+}
