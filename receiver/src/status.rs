@@ -100,6 +100,10 @@ pub fn document(group: &Group, image: Option<&Image>, receiver: &str, now: Insta
             "bytes": report.map_or(0, |report| report.spool_bytes),
             "limit_bytes": report.map_or(0, |report| report.spool_limit_bytes),
         },
+        "progress": {
+            "done_bytes": report.map_or(0, |report| report.progress.done_bytes),
+            "total_bytes": report.map_or(0, |report| report.progress.total_bytes),
+        },
         "store_bytes": version.as_ref().map_or(0, |version| version.bytes()),
         "volumes": volumes(version.as_deref(), report, image),
         "gaps_total": version.as_ref().map_or(0, |version| version.timeline().gaps().count()),

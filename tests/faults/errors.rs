@@ -158,7 +158,7 @@ fn a_spool_that_cannot_be_written_opens_a_gap_and_is_begun_anew() {
         // The same agent: what was tracked is read again, nothing else.
         busy.assert_well();
         assert_eq!(busy.cluster.gaps().len(), round + 1);
-        assert!(busy.cluster.agent.as_ref().unwrap().last_words().contains("the spool can be written again"));
+        assert!(busy.cluster.agent.as_ref().unwrap().last_words().contains("the spool cannot be written"));
     }
     busy.end();
 }

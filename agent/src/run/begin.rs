@@ -177,6 +177,9 @@ impl Group {
                 let hot = new.hot.get(&volume.number).cloned();
                 **tap = Tap::new(volume.number, volume.source.clone(), Arc::clone(&new.capture)).behind(hot);
             }
+            if let Stage::Sending(base, _) = &run.stage {
+                base.end();
+            }
             carry(&mut run, &mut new);
             std::mem::replace(&mut *run, new)
         };

@@ -97,6 +97,13 @@ impl Base {
         self.reading.changed.notify_one();
     }
 
+    /// Another run has taken the place of the one it was read for: whoever sends it need not any more.
+    pub(crate) fn end(&self) {
+        self.reading.work().ended = true;
+        self.reading.more.notify_all();
+        self.reading.changed.notify_one();
+    }
+
     /// What there is to seal: all was read, and a receiver has it durably.
     pub(crate) fn whole(&self) -> Option<Sealed> {
         let sealed = self.reading.work().idle?;
@@ -124,6 +131,9 @@ impl Base {
         let mut frames = self.frames.lock().await;
         // One that found nothing needs no stream.
         while self.window().is_empty() {
+            if self.reading.work().ended {
+                return Ok(None);
+            }
             match self.whole() {
                 Some(sealed) if sealed.frames > 0 => break,
                 Some(sealed) if group.is_recording() => return Ok(Some(sealed)),
@@ -153,6 +163,9 @@ impl Base {
         writer.set_priority(PRIORITY);
         let mut reading = pin!(self.read(&mut reader));
         loop {
+            if self.reading.work().ended {
+                return Ok(None);
+            }
             let unsent = self.window().unsent().cloned();
             if let Some(frame) = unsent {
                 writer.send_frame(frame.bytes().clone()).await?;
@@ -212,8 +225,7 @@ impl Base {
 
 impl Drop for Base {
     fn drop(&mut self) {
-        self.reading.work().ended = true;
-        self.reading.more.notify_all();
+        self.end();
     }
 }
 
