@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use agent::capture::{Capture, SystemClock};
+use agent::capture::{Capture, SystemClock, Terms};
 use agent::hot::{Hot, Left, Place, Subject};
 use agent::source::{Source, Storage};
 use agent::spool::{Epoch, Found, Spool};
@@ -55,7 +55,7 @@ fn measure(dir: &Path, image: &Path, span: u64, time: Duration, with_log: bool) 
     let group = GroupId([1; 16]);
     let found = Found::open(&state.path().join("spool"), group, 8 << 30, place::entropy)?;
     let (id, boot) = (EpochId([2; 16]), BootId([3; 16]));
-    let epoch = Epoch { group, id, boot, parent: None, continues: false };
+    let epoch = Epoch { group, id, boot, parent: None, continues: false, terms: Terms::default() };
     let (spool, capture) = Spool::begin(found, &epoch, Arc::new(SystemClock), Box::new(|| {}))?;
     let source = Arc::new(Source::open(image)?);
     let hot = with_log.then(|| begin(&state.path().join("hot"), group, id, boot, &source)).transpose()?.map(Arc::new);
