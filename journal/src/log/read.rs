@@ -196,7 +196,7 @@ impl Segment {
     /// was set aside.
     pub(super) fn promised(&self) -> u64 {
         let last =
-            |sealed: SegmentSealed| sealed.end.map_or(sealed.last_frame.number(), |end| Seq::encode(end.before()));
+            |sealed: SegmentSealed| sealed.end.map_or_else(|| sealed.last_frame.number(), |end| Seq::encode(end.before()));
         self.sealed.map_or(0, last)
     }
 

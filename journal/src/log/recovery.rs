@@ -44,7 +44,7 @@ impl Opening {
         segment.state = SegmentState::NoIndex;
         let (mut last, limit) = (None, segment.sealed.map_or(0, |sealed| sealed.file_bytes));
         let found = scan(&*segment.file, &segment.header, limit, segment.promised(), |visit| {
-            last = Some(*visit.frame.header())
+            last = Some(*visit.frame.header());
         });
         if last.as_ref().map(FrameHeader::chain_head) == segment.sealed.map(|sealed| sealed.head) {
             self.report(name, format!("its index cannot be read and is made again when asked for: {error}"), true);
