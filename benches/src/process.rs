@@ -53,11 +53,16 @@ impl Process {
         })
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let id = i32::try_from(self.child.id())?;
+        Ok(kill_process(Pid::from_raw(id).context("no process has that id")?, signal)?)
+    }
+
     /// Asks it to stop, and waits until it has.
     pub fn stop(&mut self) -> Result<()> {
-        let id = i32::try_from(self.child.id())?;
         if self.child.try_wait()?.is_none() {
-            kill_process(Pid::from_raw(id).context("no process has that id")?, Signal::TERM)?;
+            self.signal(Signal::TERM)?;
         }
         self.child.wait()?;
         Ok(())

@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::process::{Process, run, until};
@@ -27,6 +28,11 @@ pub struct Stage {
 impl Stage {
     /// Starts both, of `program`, in `dir`; returns as soon as the tap accepts, when the first copy of `source` has just begun.
     pub fn set(program: &Path, dir: &Path, source: &Path) -> Result<Self> {
+        Self::set_with(program, dir, source, &[])
+    }
+
+    /// As [`set`](Self::set), with more words for `protect`.
+    pub fn set_with(program: &Path, dir: &Path, source: &Path, more: &[&str]) -> Result<Self> {
         let command = |args: &[&str]| {
             let mut command = Command::new(program);
             command.arg("--config").arg(dir.join("empty.toml")).args(args);
@@ -47,7 +53,7 @@ impl Stage {
         let tap = format!("unix:{}", tap(dir).display());
         let mut protect = command(&["protect", &volume, "--tracker", "tap", "--nbd", &tap, "--state"]);
         let started = Instant::now();
-        let mut agent = Process::start(protect.arg(&state), &dir.join("agent.log"))?;
+        let mut agent = Process::start(protect.arg(&state).args(more), &dir.join("agent.log"))?;
         agent.listens(&crate::stage::tap(dir))?;
         Ok(Self { agent, receiver, dir: dir.to_owned(), started })
     }
@@ -66,11 +72,30 @@ impl Stage {
     ///
     /// Asked over the socket, not with the program: to start one for each question would cost more than what is measured.
     pub fn status(&self) -> Result<Value> {
-        let mut socket = UnixStream::connect(self.dir.join("store/control.sock"))?;
+        self.ask("store/control.sock")
+    }
+
+    /// The same, of the agent.
+    pub fn agent_status(&self) -> Result<Value> {
+        self.ask("state/agent.sock")
+    }
+
+    /// Where the receiver keeps what it has.
+    pub fn store(&self) -> PathBuf {
+        self.dir.join("store")
+    }
+
+    /// Stops the receiver in its tracks, or lets it go on.
+    pub fn hold_receiver(&self, hold: bool) -> Result<()> {
+        self.receiver.signal(if hold { Signal::STOP } else { Signal::CONT })
+    }
+
+    fn ask(&self, socket: &str) -> Result<Value> {
+        let mut socket = UnixStream::connect(self.dir.join(socket))?;
         socket.write_all(b"GET /v1/status HTTP/1.1\r\nhost: backspool\r\nconnection: close\r\n\r\n")?;
         let mut answer = String::new();
         socket.read_to_string(&mut answer)?;
-        let (_, body) = answer.split_once("\r\n\r\n").context("no answer from the receiver")?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("no answer")?;
         let mut document: Value = serde_json::from_str(body).with_context(|| answer.clone())?;
         Ok(document.pointer_mut("/groups/0").map_or(Value::Null, Value::take))
     }
