@@ -319,3 +319,57 @@ fn a_source_that_shrinks_and_a_receiver_that_answers_nonsense_are_errors() {
     let mut base = BaseReader::new(spec, vec![volume], rig.capture.clone(), Box::new(Nonsense), false);
     assert!(base.next_frame().unwrap_err().to_string().contains("1 hashes came"));
 }
+
+/// The story: what is written while nothing is recorded, all kinds and at random, is read again beside live writes. Journal and both
+/// rounds of the base are the source, whatever was recorded, dirty, zeroed and put back in between.
+#[test]
+fn what_was_only_tracked_is_read_again_and_is_the_source() {
+    const SIZE: u64 = 8 << 20;
+    for seed in 1..=20 {
+        let dir = tempfile::tempdir().unwrap();
+        let first = noise(seed, SIZE as usize);
+        let rig = rig(dir.path(), &first);
+        let mut rng = Rng(seed);
+        let mut write = |count| {
+            for _ in 0..count {
+                let at = rng.below(SIZE / 512 - 8192) * 512;
+                match rng.below(12) {
+                    0 => rig.tap.trim(at / 4096 * 4096, 2 << 20, false).unwrap(),
+                    1 => rig.tap.write_zeroes(at, 16384, false, false).unwrap(),
+                    // As it was at first: what differs from the journal need not differ from before.
+                    2 => rig.tap.write(at, &first[at as usize..at as usize + 65536], false).unwrap(),
+                    _ => rig.tap.write(at, &noise(rng.next(), 512 * (1 + rng.below(20) as usize)), false).unwrap(),
+                }
+            }
+        };
+        let part = |lost: crate::capture::Lost, known| {
+            let dirty = lost.dirty.into_iter().map(|(number, dirty)| {
+                let (path, size) = (rig.source.handle_path(), rig.source.size());
+                BaseVolume { number, path, size, known: Known::clone(&known), part: Some(Arc::new(dirty)) }
+            });
+            dirty.collect::<Vec<_>>()
+        };
+        write(30);
+        rig.capture.track(journal::codec::GapReason::SpoolFull, "full");
+        write(30);
+        let theirs = Replay::of(&frames(&rig.spool, &rig.capture)).onto(VOLUME, first.clone());
+        let volumes = part(rig.capture.resume().unwrap(), Known::Compare);
+        let spec = BaseSpec { group: GROUP, epoch: EpochId([1; 16]), boot: BOOT, resync: ResyncId([2; 16]) };
+        let hashes = Box::new(View([(VOLUME, theirs)].into()));
+        let mut base = BaseReader::new(spec, volumes, rig.capture.clone(), hashes, true);
+        let mut read = Vec::new();
+        for _ in 0..2 {
+            write(10);
+            read.extend(std::iter::from_fn(|| base.next_frame().unwrap()));
+            // Full again before it is sealed: the same base reads what changed since.
+            rig.capture.track(journal::codec::GapReason::SpoolFull, "full");
+            write(20);
+            base.add(part(rig.capture.resume().unwrap(), Known::Unknown));
+            write(10);
+        }
+        read.extend(std::iter::from_fn(|| base.next_frame().unwrap()));
+        let mut replay = Replay::of(&frames(&rig.spool, &rig.capture));
+        read.iter().for_each(|frame| replay.add(frame));
+        assert!(replay.onto(VOLUME, first) == rig.image(), "seed {seed}");
+    }
+}
