@@ -9,7 +9,8 @@
 //! ```
 //!
 //! **Invariant:** only `capture` gives out a `Seq`.
-//! **Invariant:** a write of the protected system waits for its own source and for memory, never for the link or the receiver.
+//! **Invariant:** a write of the protected system waits for its own source and for memory, never for the link or the receiver,
+//! unless that was asked for.
 //! **Invariant:** the source is read with `O_DIRECT` only.
 
 pub mod base;
