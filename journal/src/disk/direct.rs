@@ -14,6 +14,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
@@ -25,7 +26,7 @@ use super::{AlignedBuf, bytes, is_interrupted, total, write_all};
 const ALIGN: u64 = 4096;
 const ALIGN_BYTES: usize = 4096;
 /// A middle of fewer bytes goes through the cache with the rest: waiting for the disk costs more than the copy.
-const MIDDLE_BYTES_MIN: u64 = 256 * 1024;
+const MIDDLE_BYTES_MIN: u64 = 56 * 1024;
 /// A shorter read goes through the cache.
 const READ_BYTES_MIN: usize = 64 * 1024;
 /// Bytes written or read at a time: a huge page.
@@ -37,24 +38,32 @@ static BUFFERS: Mutex<Vec<AlignedBuf>> = Mutex::new(Vec::new());
 
 /// A second way into a file, opened when it is first needed.
 #[derive(Debug)]
-pub(super) struct Direct {
+pub struct Direct {
     access: OFlags,
+    /// Whether writes may take it.
+    for_writes: AtomicBool,
     /// `None`: its file system has no such way.
     fd: OnceLock<Option<OwnedFd>>,
 }
 
 impl Direct {
-    pub(super) fn new(writable: bool) -> Self {
-        Self { access: if writable { OFlags::RDWR } else { OFlags::RDONLY }, fd: OnceLock::new() }
+    /// For a file that is open for writing, or only for reading.
+    pub fn new(writable: bool) -> Self {
+        let access = if writable { OFlags::RDWR } else { OFlags::RDONLY };
+        Self { access, for_writes: AtomicBool::new(true), fd: OnceLock::new() }
     }
 
-    /// Writes all of `bufs` from `offset`, all of it through `cached` where it is small.
-    pub(super) fn write(&self, cached: impl AsFd, offset: u64, bufs: &[IoSlice<'_>]) -> io::Result<()> {
+    pub(super) fn set_for_writes(&self, for_writes: bool) {
+        self.for_writes.store(for_writes, Ordering::Relaxed);
+    }
+
+    /// Writes all of `bufs` from `offset`, all of it through `cached`, the same file opened the ordinary way, where it is small.
+    pub fn write(&self, cached: impl AsFd, offset: u64, bufs: &[IoSlice<'_>]) -> io::Result<()> {
         let end = offset + total(bufs);
         let middle = offset.next_multiple_of(ALIGN)..end / ALIGN * ALIGN;
         let through_cache =
             |at, bufs: &[IoSlice<'_>]| write_all(at, bufs, |at, part| Ok(rustix::io::pwritev(&cached, part, at)?));
-        if middle.end.saturating_sub(middle.start) < MIDDLE_BYTES_MIN {
+        if middle.end.saturating_sub(middle.start) < MIDDLE_BYTES_MIN || !self.for_writes.load(Ordering::Relaxed) {
             return through_cache(offset, bufs);
         }
         let Some(direct) = self.open(&cached) else { return through_cache(offset, bufs) };
@@ -63,7 +72,13 @@ impl Direct {
         let mut at = offset;
         while at < end {
             let is_middle = middle.contains(&at);
-            let stop = if at < middle.start { middle.start } else if is_middle { middle.end } else { end };
+            let stop = if at < middle.start {
+                middle.start
+            } else if is_middle {
+                middle.end
+            } else {
+                end
+            };
             let count = usize::try_from(stop - at).map_or(BUFFER_BYTES, |count| count.min(BUFFER_BYTES));
             let part = &mut buffer[..count];
             rest.fill(part);

@@ -48,8 +48,8 @@ impl FileDisk {
         }
     }
 
-    /// Opens a file as its own type, for backends that build on this one.
-    pub(super) fn open_plain(&self, name: &str, mode: Open) -> Result<PlainFile> {
+    /// Opens a file as its own type, for those that build on this one.
+    pub fn open_file(&self, name: &str, mode: Open) -> Result<PlainFile> {
         check_name(name)?;
         let flags = match mode {
             Open::Existing => OFlags::RDWR,
@@ -75,7 +75,7 @@ impl FileDisk {
 
 impl Disk for FileDisk {
     fn open(&self, name: &str, mode: Open) -> Result<Arc<dyn File>> {
-        Ok(Arc::new(self.open_plain(name, mode)?))
+        Ok(Arc::new(self.open_file(name, mode)?))
     }
 
     fn list(&self) -> Result<Vec<String>> {
@@ -114,7 +114,7 @@ impl Disk for FileDisk {
 
 /// One open file of a [`FileDisk`].
 #[derive(Debug)]
-pub(super) struct PlainFile {
+pub struct PlainFile {
     fd: OwnedFd,
     direct: Direct,
     path: PathBuf,
@@ -122,6 +122,11 @@ pub(super) struct PlainFile {
 }
 
 impl PlainFile {
+    /// Whether large writes go past the page cache, where the file system can. They do, unless told otherwise.
+    pub fn set_bypass(&self, bypass: bool) {
+        self.direct.set_for_writes(bypass);
+    }
+
     /// Lets what is read from now on come from the disk. After a failed fdatasync the page cache shows, as clean, what the disk does
     /// not have, also to the next process; recovery must not build on that.
     fn forget_cache(&self) -> Result<()> {

@@ -28,8 +28,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use buf::AlignedBuf;
+pub use direct::Direct;
 pub use durable::{durable_rename, read_file, replace_file};
-pub use file::FileDisk;
+pub use file::{FileDisk, PlainFile};
 pub use holes::next_data;
 pub use reader::{Block, Completion, DirectReader, Shape};
 #[cfg(any(test, feature = "sim"))]

@@ -42,7 +42,7 @@ impl UringDisk {
 
 impl Disk for UringDisk {
     fn open(&self, name: &str, mode: Open) -> Result<Arc<dyn File>> {
-        Ok(Arc::new(UringFile { plain: self.plain.open_plain(name, mode)? }))
+        Ok(Arc::new(UringFile { plain: self.plain.open_file(name, mode)? }))
     }
 
     fn list(&self) -> Result<Vec<String>> {

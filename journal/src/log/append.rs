@@ -8,7 +8,7 @@ use super::segment::{Segment, SegmentState, Stamp, Writer};
 use super::{BaseHead, Head, Log};
 use crate::codec::FrameKind;
 use crate::codec::{Body, ManifestEntry, SegmentCreated, SegmentHeader, SegmentKind, SegmentSealed, Stopped};
-use crate::disk::Open;
+use crate::disk::{File, Open};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::Frame;
 use crate::index::{Builder, Ending, Footer, times};
@@ -204,6 +204,9 @@ impl Log {
     /// # Errors
     /// As [`sync`](Log::sync).
     pub fn stop(&mut self, now: WallTime) -> Result<()> {
+        self.check_open()?;
+        let trimmed = self.live.writer.as_ref().map_or(Ok(()), |writer| trim(&*writer.segment.file, writer.end));
+        self.close_on_error(trimmed)?;
         self.sync()?;
         for resync in self.bases.keys().copied().collect::<Vec<_>>() {
             self.sync_base(resync)?;
@@ -307,10 +310,12 @@ impl Log {
         let ending = Ending { salt: writer.segment.header.salt, footer_at, end, head, last_frame };
         let footer = Arc::new(Footer::from(writer.index));
         let bytes = footer.encode(&ending);
+        let file_bytes = footer_at + bytes.len() as u64;
         writer.segment.file.write_at(footer_at, &[IoSlice::new(&bytes)])?;
+        trim(&*writer.segment.file, file_bytes)?;
         writer.segment.file.sync()?;
         let number = writer.segment.header.number;
-        let sealed = SegmentSealed { number, file_bytes: footer_at + bytes.len() as u64, end, head, last_frame, times };
+        let sealed = SegmentSealed { number, file_bytes, end, head, last_frame, times };
         self.manifest.append(ManifestEntry::Sealed(sealed))?;
         let Segment { header, file, .. } = &*writer.segment;
         let segment = Segment { header: *header, file: file.clone(), sealed: Some(sealed), state: SegmentState::Good };
@@ -332,6 +337,11 @@ impl Log {
             self.closed.get_or_insert_with(|| error.to_string());
         })
     }
+}
+
+/// A file that was another segment before may be longer than what is in it now.
+fn trim(file: &dyn File, bytes: u64) -> Result<()> {
+    if file.len()? > bytes { file.set_len(bytes) } else { Ok(()) }
 }
 
 /// The frames that are not here yet.
