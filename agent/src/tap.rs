@@ -149,9 +149,15 @@ impl Tap {
         Body::Pattern { volume: self.volume, extent, fill: [0; 8] }
     }
 
+    /// After a failed flush the source may have lost any write since the last good one, and still show it for a while: all of it is in
+    /// doubt, and read again from the disk.
     fn sync(&self) -> std::result::Result<(), ErrorCode> {
         self.source.sync().map_err(|error| {
             tracing::error!(volume = %self.volume, %error, "the source failed a flush");
+            if let Some(all) = Extent::of_bytes(0, self.source.size().bytes()) {
+                let why = format!("the source failed a flush: {error}");
+                self.capture.lose(self.volume, all, GapReason::SourceError, &why);
+            }
             ErrorCode::from(&error)
         })
     }

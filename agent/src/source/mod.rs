@@ -1,6 +1,7 @@
 //! The protected file or block device.
 //!
-//! All I/O is `O_DIRECT`: a buffered read of a mounted device can return old data even after an fsync. Who may open a source,
+//! Clients' I/O goes through the page cache, whose only user they are; a flush takes it to the disk. Whatever else reads a source (first
+//! copy, comparison) does so with `O_DIRECT`, for which the kernel writes back what is in the cache first. Who may open a source,
 //! and why not, is in `open`; whether anybody wrote to it while the agent was stopped, in `proof`.
 
 mod identity;
@@ -16,6 +17,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -77,7 +79,10 @@ pub trait Storage: Send + Sync + Debug {
 /// An open source, held against every other agent, and a device against everybody who opens it exclusively.
 #[derive(Debug)]
 pub struct Source {
+    /// Opened with `O_DIRECT`; holds the lock.
     file: File,
+    /// The same, through the page cache.
+    cached: File,
     path: PathBuf,
     /// In sectors: whoever owns it may change it while it is served.
     size: AtomicU64,
@@ -161,33 +166,6 @@ impl Source {
             Err(errno) => Err(errno.into()),
         }
     }
-
-    /// All of them in one go, then each alone for what is left of it: usually nothing.
-    fn transfer_at_once(&self, batch: &mut [Transfer<'_>]) -> Vec<io::Result<()>> {
-        let is_aligned = |one: &Transfer<'_>| match one {
-            Transfer::Read { buffer, .. } => self.is_aligned(buffer),
-            Transfer::Write { data, .. } => self.is_aligned(data),
-        };
-        // Without a ring nothing was done, and each says so itself.
-        let done = batch.iter().all(is_aligned).then(|| ring::transfer(&self.file, batch).ok()).flatten();
-        let done = done.unwrap_or_else(|| batch.iter().map(|_| Ok(0)).collect());
-        let finish = |(one, done): (&mut Transfer<'_>, io::Result<usize>)| {
-            let done = match done {
-                Err(error) if is_interrupted(&error) => 0,
-                done => done?,
-            };
-            match one {
-                Transfer::Read { offset, buffer } => self.read_at(*offset + bytes(done), &mut buffer[done..]),
-                Transfer::Write { offset, data } => self.write_at(*offset + bytes(done), &data[done..]),
-            }
-        };
-        batch.iter_mut().zip(done).map(finish).collect()
-    }
-
-    /// Whether memory there may be handed to the device as it is.
-    fn is_aligned(&self, memory: &[u8]) -> bool {
-        memory.as_ptr().addr().is_multiple_of(usize::try_from(self.block_bytes).unwrap_or(4096))
-    }
 }
 
 impl AsFd for Source {
@@ -206,57 +184,25 @@ impl Storage for Source {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        if !self.is_aligned(buffer) {
-            let mut bounce = AlignedBuf::new(buffer.len()).map_err(io::Error::other)?;
-            self.read_at(offset, &mut bounce)?;
-            buffer.copy_from_slice(&bounce);
-            return Ok(());
-        }
-        let mut done = 0;
-        while done < buffer.len() {
-            match ring::read(&self.file, offset + bytes(done), &mut buffer[done..]) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => done += count,
-                Err(error) if is_interrupted(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        self.cached.read_exact_at(buffer, offset)
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        if !self.is_aligned(data) {
-            let mut bounce = AlignedBuf::new(data.len()).map_err(io::Error::other)?;
-            bounce.copy_from_slice(data);
-            return self.write_at(offset, &bounce);
-        }
-        let mut done = 0;
-        while done < data.len() {
-            match ring::write(&self.file, offset + bytes(done), &data[done..]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => done += count,
-                Err(error) if is_interrupted(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+        self.cached.write_all_at(data, offset)
     }
 
+    /// Writes are copies into the page cache, one after the other. Reads may have to wait for the disk: all of them at once.
     fn transfer(&self, batch: &mut [Transfer<'_>]) -> Vec<io::Result<()>> {
-        batch.chunks_mut(ring::ENTRIES).flat_map(|part| self.transfer_at_once(part)).collect()
+        let read = ring::read(&self.cached, batch);
+        let finish = |(one, read): (&mut Transfer<'_>, usize)| match one {
+            Transfer::Read { offset, buffer } => self.read_at(*offset + bytes(read), &mut buffer[read..]),
+            Transfer::Write { offset, data } => self.write_at(*offset, data),
+        };
+        batch.iter_mut().zip(read).map(finish).collect()
     }
 
     fn sync(&self) -> io::Result<()> {
-        loop {
-            match ring::sync(&self.file) {
-                Err(error) if is_interrupted(&error) => {}
-                Err(error) => {
-                    self.flush_failed.store(true, Ordering::Release);
-                    return Err(error);
-                }
-                Ok(()) => return Ok(()),
-            }
-        }
+        self.cached.sync_data().inspect_err(|_| self.flush_failed.store(true, Ordering::Release))
     }
 
     // `fallocate` means the same on a file and on a device: punched and zeroed ranges read as zeroes, or it is refused.
@@ -300,9 +246,4 @@ fn zeroes() -> io::Result<&'static AlignedBuf> {
 /// A length in memory as one on disk.
 pub(crate) fn bytes(length: usize) -> u64 {
     u64::try_from(length).expect("a usize has at most 64 bits")
-}
-
-/// Whether the call did nothing and may simply be made again.
-fn is_interrupted(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINTR | libc::ECANCELED))
 }

@@ -2,7 +2,8 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
@@ -57,9 +58,18 @@ fn open(path: &Path) -> Result<Source> {
     let size = size_of(&file)?;
     ring::check().map_err(|error| Error::unsupported("io_uring is not available").with_source(error))?;
     let block_bytes = block_of(&file, size)?;
+    let cached = reopen(&file)?;
     let path = path.to_owned();
     let size = AtomicU64::new(size.count());
-    Ok(Source { file, path, size, block_bytes, is_device, flush_failed: AtomicBool::new(false) })
+    Ok(Source { file, cached, path, size, block_bytes, is_device, flush_failed: AtomicBool::new(false) })
+}
+
+/// The same file or device, whatever its name leads to by now, through the page cache.
+fn reopen(file: &File) -> Result<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let options = &mut OpenOptions::new();
+    let reopened = options.read(true).write(true).custom_flags(libc::O_NOCTTY).open(path);
+    reopened.map_err(|error| Error::from(error).context("cannot open the source a second time"))
 }
 
 pub(super) fn node_of(meta: &fs::Metadata) -> Node {
@@ -154,7 +164,7 @@ fn reads_by(file: &File, block: u32, size: Sectors) -> bool {
     let second = if size.bytes() >= u64::from(block) * 2 { u64::from(block) } else { 0 };
     // Memory off the page boundary by one block: what is asked of memory is asked of offsets too.
     let Ok(mut memory) = AlignedBuf::new(2 * length) else { return false };
-    ring::read(file, second, &mut memory[length..]).is_ok()
+    file.read_exact_at(&mut memory[length..], second).is_ok()
 }
 
 /// Refuses `dir` (state, spool) if it lives on the source, through whatever partitions, maps and loop devices: what the agent
