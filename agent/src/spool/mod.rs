@@ -11,11 +11,11 @@
 
 mod adaptive;
 mod ages;
+mod disk;
 mod open;
 mod spooler;
 #[cfg(test)]
 mod tests;
-mod unsynced;
 
 use std::collections::VecDeque;
 use std::fmt;

@@ -10,7 +10,7 @@ use journal::types::{GroupId, WallTime};
 use rustix::fs::rename;
 use rustix::io::Errno;
 
-use super::unsynced::Unsynced;
+use super::disk::SpoolDisk;
 use crate::{Error, Result};
 
 /// Between the spool's name and a number, for one that nobody needs any more.
@@ -40,7 +40,7 @@ impl Found {
     /// by comparing.
     pub fn open(dir: &Path, group: GroupId, limit_bytes: u64, entropy: Entropy) -> Result<Self> {
         let options = options(group, limit_bytes);
-        let disk = Arc::new(Unsynced(FileDisk::create(dir)?));
+        let disk = open_disk(dir, options)?;
         let (log, findings) = match Log::open(disk, options, entropy) {
             Ok((log, findings)) if log.closed().is_none() => (log, findings),
             opened => {
@@ -131,6 +131,9 @@ pub(crate) fn sweep(dir: &Path) {
 }
 
 fn empty(dir: &Path, options: LogOptions, entropy: Entropy) -> Result<Log> {
-    let disk = Arc::new(Unsynced(FileDisk::create(dir)?));
-    Ok(Log::open(disk, options, entropy)?.0)
+    Ok(Log::open(open_disk(dir, options)?, options, entropy)?.0)
+}
+
+fn open_disk(dir: &Path, options: LogOptions) -> Result<Arc<SpoolDisk>> {
+    Ok(Arc::new(SpoolDisk::new(FileDisk::create(dir)?, options.segment_bytes)?))
 }

@@ -17,7 +17,7 @@ use crate::capture::{Capture, Taken};
 const IDLE: Duration = Duration::from_secs(1);
 /// How long it rests after a frame that was not full. A single write leaves at once; of thousands in a second, some leave
 /// together: closing a frame for each would take the processor from whoever writes.
-const REST: Duration = Duration::from_micros(500);
+const REST: Duration = Duration::from_millis(2);
 /// The wall clock was set if it moved so many microseconds against the boot clock from one frame to the next: slewing does not.
 const STEP: u64 = 500_000;
 
