@@ -1,11 +1,12 @@
 //! One image file: raw, sparse, and remembered well enough to notice a foreign hand.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
-use std::io;
+use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use journal::disk::Direct;
 use journal::types::Extent;
 use rustix::fs::FallocateFlags;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,7 @@ pub(crate) struct Seen {
 pub(crate) struct ImageFile {
     path: PathBuf,
     file: File,
+    direct: Direct,
     created: bool,
     writable: bool,
 }
@@ -50,7 +52,8 @@ impl ImageFile {
         };
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(created).mode(0o600).custom_flags(NOFOLLOW);
-        let image = Self { path: path.to_owned(), file: options.open(path).map_err(failed)?, created, writable: true };
+        let file = options.open(path).map_err(failed)?;
+        let image = Self { path: path.to_owned(), file, direct: Direct::new(true), created, writable: true };
         image.lock(false)?;
         Ok(image)
     }
@@ -61,7 +64,7 @@ impl ImageFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(|error| cannot("open", path, error))?,
         };
-        let image = Self { path: path.to_owned(), file, created: false, writable: false };
+        let image = Self { path: path.to_owned(), file, direct: Direct::new(false), created: false, writable: false };
         image.lock(true)?;
         Ok(Some(image))
     }
@@ -110,7 +113,8 @@ impl ImageFile {
 
     /// Writes `data` at `offset`.
     pub(crate) fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.file.write_all_at(data, offset).map_err(|error| self.failed("write", error))
+        let written = self.direct.write(&self.file, offset, &[IoSlice::new(data)]);
+        written.map_err(|error| self.failed("write", error))
     }
 
     /// Makes a range read as zeroes and take no space, as far as the file system can.

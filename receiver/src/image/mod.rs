@@ -165,6 +165,8 @@ struct Follower {
 
 impl Follower {
     fn run(mut self, commands: &Receiver<Command>) {
+        // What comes in goes first. Where it may not give way it is as fast as the others.
+        let _ = rustix::process::nice(10);
         let mut pause = PAUSE;
         while self.shared.go_on().is_continue() {
             match commands.recv_timeout(pause) {
