@@ -61,6 +61,7 @@ impl Targets {
     /// Waits until nobody has anything left to do.
     fn settle(&self) -> Result<()> {
         self.ours.live()?;
+        self.ours.applied()?;
         self.mirror.as_ref().map_or(Ok(()), Mirror::settle)?;
         rustix::fs::sync();
         Ok(())

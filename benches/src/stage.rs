@@ -108,6 +108,14 @@ impl Stage {
         })
     }
 
+    /// Waits until the replica image has followed all of it as well.
+    pub fn applied(&self) -> Result<()> {
+        until(|| {
+            let receiver = &self.status()?["receivers"][0];
+            Ok(!receiver["applied"].is_null() && receiver["applied"] == receiver["durable"])
+        })
+    }
+
     /// What both have taken of the memory so far.
     pub fn memory(&self, after: &str) -> Result<Vec<Row>> {
         let row = |who: &str, process: &Process| {
