@@ -115,9 +115,7 @@ fn described(group: &Group, receiver: Pin) -> Value {
         ("", Some(refusal)) => Some(refusal.to_string()),
         ("", None) if !link.connected => Some("no session with the receiver".to_owned()),
         ("", None) => None,
-        _ if !link.connected && state != AgentState::Tracking => {
-            Some(format!("no session with the receiver; {why}"))
-        }
+        _ if !link.connected && state != AgentState::Tracking => Some(format!("no session with the receiver; {why}")),
         _ => Some(why),
     };
     let seq = |seq: Option<Seq>| seq.map(Seq::number);

@@ -44,7 +44,11 @@ fn main() -> Result<()> {
         row("dirty map, a block in every 128 MiB of 16 TiB", "MiB", vec![map(128 << 20)?], None, Aim::AtMost(600.0)),
         row("dirty map, a block in every 17 GiB of 16 TiB", "MiB", vec![map(17 << 30)?], None, Aim::Known),
     ];
-    table::print("resync: after writes while the spool was full, real disk, both ends on this machine", &rows, &options);
+    table::print(
+        "resync: after writes while the spool was full, real disk, both ends on this machine",
+        &rows,
+        &options,
+    );
     Ok(())
 }
 

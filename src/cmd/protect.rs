@@ -207,7 +207,13 @@ mod tests {
             let nbd = nbd.map(str::to_owned);
             Volume { name: name.to_owned(), path: "/a".into(), tracker: Tracker::Tap, nbd }
         };
-        let group = |name: &str, volume: Vec<Volume>| Group { name: name.to_owned(), volume, spool: Spool::default(), flush: None, flush_wait: None };
+        let group = |name: &str, volume: Vec<Volume>| Group {
+            name: name.to_owned(),
+            volume,
+            spool: Spool::default(),
+            flush: None,
+            flush_wait: None,
+        };
         let (x, y) = (volume("a", Some("unix:/x")), volume("a", Some("127.0.0.1:10809")));
         let groups = [group("g", vec![x, volume("b", None)]), group("h", vec![y])];
         let key = |group: &str| (group.to_owned(), "a".to_owned());

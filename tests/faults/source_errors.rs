@@ -75,7 +75,8 @@ impl Faulty {
     /// What was missed is read again and again, in vain, and that is said.
     #[track_caller]
     fn assert_unread(&self) {
-        let says = |status: &Value| status["why"].as_str().is_some_and(|why| why.contains("cannot read all of the source"));
+        let says =
+            |status: &Value| status["why"].as_str().is_some_and(|why| why.contains("cannot read all of the source"));
         let unread = || self.cluster.look().filter(|status| status["state"] == "resync" && says(status));
         wait_for("a source that cannot be read", unread, || self.cluster.words());
     }

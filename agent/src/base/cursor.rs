@@ -143,13 +143,7 @@ mod tests {
         }
         assert_eq!(
             seen,
-            [
-                8192..12288,
-                block(2) + 4096..block(3),
-                block(3)..block(5),
-                block(5)..block(5) + 4096,
-                block(9)..SIZE
-            ]
+            [8192..12288, block(2) + 4096..block(3), block(3)..block(5), block(5)..block(5) + 4096, block(9)..SIZE]
         );
     }
 

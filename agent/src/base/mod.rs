@@ -71,7 +71,8 @@ impl BaseVolume {
     pub(crate) fn to_read_bytes(&self) -> u64 {
         let size = self.size.bytes();
         let Some(part) = self.looked_at() else { return size };
-        let tail = part.next(size / BLOCK_BYTES * BLOCK_BYTES, BLOCK_BYTES).map_or(0, |run| run.end.saturating_sub(size));
+        let tail =
+            part.next(size / BLOCK_BYTES * BLOCK_BYTES, BLOCK_BYTES).map_or(0, |run| run.end.saturating_sub(size));
         part.bytes() - tail.min(part.bytes())
     }
 }

@@ -254,7 +254,8 @@ impl Capture {
     pub(crate) fn take(&self, patience: Duration) -> Taken {
         let mut inner = self.lock();
         inner.spooler_waits = true;
-        let waited = self.filled.wait_timeout_while(inner, patience, |inner| inner.is_empty() && !inner.closed && !inner.nudged);
+        let waited =
+            self.filled.wait_timeout_while(inner, patience, |inner| inner.is_empty() && !inner.closed && !inner.nudged);
         inner = waited.unwrap_or_else(PoisonError::into_inner).0;
         inner.spooler_waits = false;
         let nudged = std::mem::take(&mut inner.nudged);

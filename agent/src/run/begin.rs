@@ -346,7 +346,8 @@ fn begin(
     (removed, gap): (&[VolumeNo], Option<&Gap>),
 ) -> Result<Run> {
     let wake = Arc::clone(parts.wake);
-    let opened = Epoch { group: parts.id, id: epoch, boot: parts.boot, parent, continues: gap.is_none(), terms: parts.terms };
+    let opened =
+        Epoch { group: parts.id, id: epoch, boot: parts.boot, parent, continues: gap.is_none(), terms: parts.terms };
     let on_new = Box::new(move || wake.notify_one());
     let (spool, capture) = Spool::begin(found, &opened, Arc::new(SystemClock), on_new)?;
     declare(&capture, subjects, removed, gap);

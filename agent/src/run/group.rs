@@ -294,7 +294,9 @@ impl Group {
             }
             Ok(None) => Ok(()),
             // It is compared anew at its new size.
-            Err(error) if self.is_disturbed() || self.volumes.iter().any(|volume| volume.source.was_cut()) => Err(error),
+            Err(error) if self.is_disturbed() || self.volumes.iter().any(|volume| volume.source.was_cut()) => {
+                Err(error)
+            }
             Err(error) if error.kind() == ErrorKind::Io => {
                 run.unread = Some(error.to_string());
                 Err(error)

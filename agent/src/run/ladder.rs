@@ -72,7 +72,10 @@ impl Group {
         match &mut run.stage {
             Stage::Sending(base, volumes) => {
                 let parts = self.parts(lost, Known::Unknown);
-                tracing::info!(group = self.name, "changes are recorded again; the resync goes on with what changed meanwhile");
+                tracing::info!(
+                    group = self.name,
+                    "changes are recorded again; the resync goes on with what changed meanwhile"
+                );
                 volumes.extend(parts.iter().cloned());
                 base.add(parts);
             }

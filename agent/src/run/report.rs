@@ -59,9 +59,10 @@ impl Group {
             let is_first = |volume: &BaseVolume| volume.known == Known::Nothing;
             let state = if volumes.iter().any(is_first) { AgentState::Seeding } else { AgentState::Resync };
             let next = left().map(|seconds| ("live", seconds));
-            let why = run.unread.clone().unwrap_or_else(|| {
-                format!("{} of {} are read", shown(base.done_bytes), shown(base.total_bytes))
-            });
+            let why = run
+                .unread
+                .clone()
+                .unwrap_or_else(|| format!("{} of {} are read", shown(base.done_bytes), shown(base.total_bytes)));
             return Condition { state, why: and_when(why, next), next };
         }
         let age = spool.oldest.map_or(0, |oldest| SystemClock.wall().since(oldest).0);
@@ -147,6 +148,9 @@ mod tests {
     fn what_is_told_can_be_read() {
         assert_eq!([shown(0), shown(1536), shown(8 << 30)], ["0 B", "1.5 KiB", "8.0 GiB"]);
         assert_eq!([lasting(3.2), lasting(240.0), lasting(9000.0), lasting(1e7)], ["3 s", "4 min", "2 h", "116 days"]);
-        assert_eq!(and_when("1.0 MiB wait".to_owned(), Some(("tracking", 240.0))), "1.0 MiB wait; tracking in 4 min at this rate");
+        assert_eq!(
+            and_when("1.0 MiB wait".to_owned(), Some(("tracking", 240.0))),
+            "1.0 MiB wait; tracking in 4 min at this rate"
+        );
     }
 }

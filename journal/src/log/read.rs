@@ -195,8 +195,9 @@ impl Segment {
     /// Up to where frames count whatever became of their data: a sealed segment was promised up to its end, and what may stand behind that
     /// was set aside.
     pub(super) fn promised(&self) -> u64 {
-        let last =
-            |sealed: SegmentSealed| sealed.end.map_or_else(|| sealed.last_frame.number(), |end| Seq::encode(end.before()));
+        let last = |sealed: SegmentSealed| {
+            sealed.end.map_or_else(|| sealed.last_frame.number(), |end| Seq::encode(end.before()))
+        };
         self.sealed.map_or(0, last)
     }
 
