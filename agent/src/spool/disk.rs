@@ -1,8 +1,8 @@
 //! The directory of a spool: files that are handed to the kernel and no further, and used again and again.
 //!
 //! What is here survives the end of the agent, not a power cut: after one of those the source is compared anyway. A segment that was dropped
-//! keeps its file and its place in memory for the next one: to touch fresh memory costs several times the copy into it. While the
-//! spool is short it lives in the page cache; one that grows goes to the disk, so that the memory stays the host's.
+//! keeps its file and its place in memory for the next one: to touch fresh memory costs several times the copy into it. A few files live in
+//! the page cache, and are used first; the others, which only a long spool needs, are on the disk, so that the memory stays the host's.
 //!
 //! ```text
 //!   create ──► in use ──remove──► spare ──create──► in use …          the end of the run: spares are removed
@@ -17,7 +17,7 @@ use journal::disk::{Disk, File, FileDisk, Open, PlainFile};
 
 use crate::Result;
 
-/// A spool of more bytes than this writes past the page cache.
+/// Bytes of files in the page cache.
 const MEMORY_BYTES: u64 = 256 << 20;
 /// Names of spares begin with this.
 const SPARE: &str = "spare-";
@@ -34,10 +34,17 @@ pub(super) struct SpoolDisk {
 
 #[derive(Debug, Default)]
 struct Files {
-    in_use: BTreeMap<String, Arc<PlainFile>>,
-    spares: Vec<(String, Arc<PlainFile>)>,
+    in_use: BTreeMap<String, Slot>,
+    spares: Vec<(String, Slot)>,
     /// Spares were there before.
     made: u64,
+}
+
+/// A file, and whether it lives in the page cache.
+#[derive(Debug)]
+struct Slot {
+    file: Arc<PlainFile>,
+    in_memory: bool,
 }
 
 #[derive(Debug)]
@@ -56,12 +63,21 @@ impl SpoolDisk {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A spare that nobody reads any more, by its new name.
-    fn reuse(&self, files: &mut Files, name: &str) -> Result<Option<Arc<PlainFile>>> {
-        let Some(at) = files.spares.iter().rposition(|(_, file)| Arc::strong_count(file) == 1) else { return Ok(None) };
-        let (old, file) = files.spares.remove(at);
+    /// A spare that nobody reads any more, by its new name: one in memory if there is any.
+    fn reuse(&self, files: &mut Files, name: &str) -> Result<Option<Slot>> {
+        let idle = files.spares.iter().enumerate().filter(|(_, (_, slot))| Arc::strong_count(&slot.file) == 1);
+        let Some((at, _)) = idle.max_by_key(|(_, (_, slot))| slot.in_memory) else { return Ok(None) };
+        let (old, slot) = files.spares.remove(at);
         self.disk.rename(&old, name)?;
-        Ok(Some(file))
+        Ok(Some(slot))
+    }
+
+    fn create(&self, files: &Files, name: &str, mode: Open) -> Result<Slot> {
+        let file = self.disk.open_file(name, mode)?;
+        let slots = files.in_use.values().chain(files.spares.iter().map(|(_, slot)| slot));
+        let in_memory = slots.filter(|slot| slot.in_memory).map(|_| self.segment_bytes).sum::<u64>() < MEMORY_BYTES;
+        file.set_bypass(!in_memory);
+        Ok(Slot { file: Arc::new(file), in_memory })
     }
 }
 
@@ -69,13 +85,12 @@ impl Disk for SpoolDisk {
     fn open(&self, name: &str, mode: Open) -> Result<Arc<dyn File>> {
         let files = &mut *self.files();
         let reused = if mode == Open::CreateNew { self.reuse(files, name)? } else { None };
-        let file = match reused {
-            Some(file) => file,
-            None => Arc::new(self.disk.open_file(name, mode)?),
+        let slot = match reused {
+            Some(slot) => slot,
+            None => self.create(files, name, mode)?,
         };
-        let live = u64::try_from(files.in_use.len()).unwrap_or(u64::MAX).saturating_mul(self.segment_bytes);
-        file.set_bypass(live > MEMORY_BYTES);
-        files.in_use.insert(name.to_owned(), Arc::clone(&file));
+        let file = Arc::clone(&slot.file);
+        files.in_use.insert(name.to_owned(), slot);
         Ok(Arc::new(Unsynced(file)))
     }
 
@@ -87,23 +102,23 @@ impl Disk for SpoolDisk {
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         self.disk.rename(from, to)?;
         let files = &mut *self.files();
-        if let Some(file) = files.in_use.remove(from) {
-            files.in_use.insert(to.to_owned(), file);
+        if let Some(slot) = files.in_use.remove(from) {
+            files.in_use.insert(to.to_owned(), slot);
         }
         Ok(())
     }
 
     fn remove(&self, name: &str) -> Result<()> {
         let files = &mut *self.files();
-        let Some(file) = files.in_use.remove(name) else { return self.disk.remove(name) };
-        if file.len()? < self.segment_bytes {
+        let Some(slot) = files.in_use.remove(name) else { return self.disk.remove(name) };
+        if slot.file.len()? < self.segment_bytes {
             return self.disk.remove(name);
         }
-        file.write_at(0, &[IoSlice::new(&HEADER)])?;
+        slot.file.write_at(0, &[IoSlice::new(&HEADER)])?;
         let spare = format!("{SPARE}{}", files.made);
         files.made += 1;
         self.disk.rename(name, &spare)?;
-        files.spares.push((spare, file));
+        files.spares.push((spare, slot));
         Ok(())
     }
 
