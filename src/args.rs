@@ -76,7 +76,10 @@ pub(crate) enum Verb {
     #[command(after_help = "Example:\n  backspool join bsp1-…")]
     Join(Join),
     /// Run the agent, for the volumes named here
-    #[command(after_help = "Example:\n  backspool protect db=/srv/db.img --tracker tap --nbd unix:/run/db.sock")]
+    #[command(after_help = "Examples:\n  backspool protect db=/srv/db.img --tracker tap --nbd unix:/run/db.sock\n  \
+                            backspool protect db=/srv/db.img --tracker tap --spool-size 20GiB --when-full block-writes\n  \
+                            backspool protect db=/srv/db.img --tracker tap --flush durable --flush-wait 2s\n  \
+                            backspool protect db=/srv/new.img --tracker tap --replaced")]
     Protect(Protect),
     /// Run the agent, for all groups of the config file
     #[command(after_help = "Example:\n  backspool agent --config /etc/backspool/backspool.toml")]
@@ -99,8 +102,11 @@ pub(crate) enum Verb {
     #[command(after_help = "Examples:\n  backspool rollback db --at mark:before-upgrade --dry-run\n  \
                             backspool rollback db --at 09:15 --yes\n  backspool rollback db --undo --yes")]
     Rollback(Rollback),
-    /// Read and check everything that is kept of a group
-    #[command(after_help = "Example:\n  backspool verify db")]
+    /// Read and check everything that is kept of a group, and mend what is damaged
+    ///
+    /// Damage is reported and mended: indexes and the replica image are made anew, and what no longer checks out is set aside, so that the
+    /// group can go on. Exit 14 if there was any damage, mended or not. It needs no agent, and the group is served meanwhile.
+    #[command(after_help = "Examples:\n  backspool verify db\n  backspool verify db --json")]
     Verify(Verify),
     /// Print a completion script
     #[command(after_help = "Example:\n  backspool completions bash > /etc/bash_completion.d/backspool")]

@@ -147,7 +147,9 @@ fn block(out: &Output, group: &Value) -> String {
         _ => lines.push("  window  nothing is covered yet".to_owned()),
     }
     let spool = |key: &str| group.get("spool").and_then(|spool| number(spool, key)).map(bytes);
-    if let (Some(used), Some(limit)) = (spool("bytes"), spool("limit_bytes")) {
+    // Without a session nobody knows.
+    let has_spool = group.pointer("/spool/limit_bytes").and_then(Value::as_u64).is_some_and(|limit| limit > 0);
+    if let (true, Some(used), Some(limit)) = (has_spool, spool("bytes"), spool("limit_bytes")) {
         lines.push(format!("  spool   {used} of {limit}"));
     }
     lines.extend(store.map(|store| format!("  store   {store}")));
