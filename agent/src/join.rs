@@ -116,7 +116,10 @@ pub(crate) fn identity(state_dir: &Path) -> Result<Identity> {
 pub(crate) fn peer(state_dir: &Path) -> Result<Peer> {
     let path = state_dir.join(RECEIVER);
     let text = read_file(&FileDisk::create(state_dir)?, RECEIVER, RECEIVER_BYTES)?;
-    let text = text.ok_or_else(|| Error::not_found("this agent has joined no receiver yet").with_path(&path))?;
+    let text = text.ok_or_else(|| {
+        Error::not_found("this agent has joined no receiver yet: `backspool join STRING`, with what `invite` printed")
+            .with_path(&path)
+    })?;
     let failed = |error| Error::corrupt("not a receiver of ours").with_path(&path).with_source(error);
     let Stored { version, address, pin } = serde_json::from_slice(&text).map_err(failed)?;
     if version != VERSION {

@@ -90,7 +90,11 @@ impl Spooler {
         self.shared.drop_durable();
         let bytes = self.shared.log().bytes();
         if bytes > self.limit_bytes {
-            let why = format!("the spool is full: {bytes} bytes wait for a receiver, {} are allowed", self.limit_bytes);
+            let why = format!(
+                "the spool is full: {} MiB wait for a receiver, {} MiB are allowed",
+                bytes >> 20,
+                self.limit_bytes >> 20
+            );
             self.capture.spool_is_full(&why);
         } else {
             self.capture.spool_has_room();
