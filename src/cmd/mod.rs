@@ -18,6 +18,7 @@ mod verify;
 use std::path::PathBuf;
 
 use jiff::Zoned;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{Cli, Global, Verb};
@@ -113,6 +114,15 @@ fn stopped() -> Result<impl Future<Output = ()>, Failure> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+/// Each segment of 64 MiB of a receiver is an open file, and each volume of an agent some: as many as the system lets this process
+/// have. The usual 1024 would be 64 GiB of history.
+fn allow_many_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Raising it to what is allowed does not fail; if it did, opening the file beyond it would say so.
+    _ = setrlimit(Resource::Nofile, limit);
 }
 
 /// How much nicer the agent's threads that send are than those that serve.

@@ -10,7 +10,7 @@ use agent::capture::Terms;
 use agent::run::{Event, GroupOptions, ProtectOptions, protect};
 use serde_json::json;
 
-use super::{Context, Outcome, stopped};
+use super::{Context, Outcome, allow_many_files, stopped};
 use crate::args::{Agent, Decided, Flush, Protect, Tracker, WhenFull};
 use crate::config::{Config, Group, Spool, Volume};
 use crate::error::Failure;
@@ -48,6 +48,7 @@ async fn run_groups(
         remote: if nbd_remote { agent::RemoteClients::Allowed } else { agent::RemoteClients::Refused },
         socket: context.global.socket.clone(),
     };
+    allow_many_files();
     let out = context.out;
     // Whoever started it may not read: that does not stop an agent.
     let tell = move |event: Event| _ = out.result(&json!(event), || told(&event));

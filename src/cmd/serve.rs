@@ -1,10 +1,9 @@
 //! `serve`: the receiver, until it is stopped.
 
 use receiver::{Ready, ServeOptions, serve};
-use rustix::process::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 
-use super::{Context, Outcome, stopped};
+use super::{Context, Outcome, allow_many_files, stopped};
 use crate::args::Serve;
 use crate::config::Config;
 use crate::error::Failure;
@@ -38,11 +37,3 @@ pub(super) async fn run(context: &Context, args: &Serve) -> Outcome {
 }
 
 const LISTEN: &str = "0.0.0.0:7440";
-
-/// Each segment of 64 MiB is an open file: as many as the system lets this process have. The usual 1024 would be 64 GiB of history.
-fn allow_many_files() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // Raising it to what is allowed does not fail; if it did, opening the segment beyond it would say so.
-    _ = setrlimit(Resource::Nofile, limit);
-}
