@@ -48,14 +48,14 @@ impl Marks {
 
     /// The change has ended, and is captured.
     pub(super) fn leave(&self, extent: ExtentNo) {
-        let generation = u64::from(self.generation.load(Ordering::SeqCst));
-        self.update(extent, |word| Some(((word - ONE) & !u64::from(u32::MAX)) | generation));
+        let now = self.now();
+        self.update(extent, |word| Some(ended_at(word - ONE, now)));
     }
 
     /// It is durably said to be hot.
     pub(super) fn open(&self, extent: ExtentNo) {
-        let generation = u64::from(self.generation.load(Ordering::SeqCst));
-        self.update(extent, |word| Some((word & !u64::from(u32::MAX)) | OPEN | generation));
+        let now = self.now();
+        self.update(extent, |word| Some(ended_at(word | OPEN, now)));
     }
 
     /// Closes it, unless changes of it are in progress or one ended after `through`.
@@ -82,6 +82,10 @@ impl Marks {
         made.flat_map(|(first, chunk)| (first..).zip(chunk.iter().map(|word| word.load(Ordering::SeqCst))))
     }
 
+    fn now(&self) -> Generation {
+        Generation(self.generation.load(Ordering::SeqCst))
+    }
+
     fn update(&self, extent: ExtentNo, change: impl Fn(u64) -> Option<u64>) -> bool {
         self.word(extent).is_some_and(|word| word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change).is_ok())
     }
@@ -91,6 +95,11 @@ impl Marks {
         let made = self.chunks.get(chunk)?.get_or_init(|| (0..CHUNK).map(|_| AtomicU64::new(0)).collect());
         made.get(index)
     }
+}
+
+/// The word with a change that ended in `generation`: unless another ended in a later one, while this one was about to say so.
+fn ended_at(word: u64, generation: Generation) -> u64 {
+    (word & !u64::from(u32::MAX)) | u64::from(ended(word).max(generation).0)
 }
 
 /// When the last change of a word ended.

@@ -185,60 +185,71 @@ fn an_extent_in_use_is_not_closed() {
 }
 
 /// Threads change extents while another tends: the last change of whatever is closed had been captured before the order was asked
-/// where it stands. If that were asked before the generation is turned, a change could end in between and count as covered.
-#[test]
-fn what_turns_cold_is_captured_and_flushed() {
+/// where it stands. If that were asked before the generation is turned, a change could end in between and count as covered: so
+/// changes go on while it is asked, and then move on to other extents.
+fn turns_cold(hot_max: usize) {
+    const WINDOW: u64 = 5;
     let clock = Arc::new(TestClock::default());
-    let disk = SimDisk::new(1);
-    let hot = Hot::begin(place(Arc::new(disk), clock.clone()), subject(32), &Left::Only(vec![]), WallTime(0)).unwrap();
+    let place = place(Arc::new(SimDisk::new(1)), clock.clone());
+    let hot = Hot::begin_with(place, subject(30), &Left::Only(vec![]), WallTime(0), (hot_max, 0)).unwrap();
     let captured = AtomicU64::new(1);
     // By extent: its last change's place in the order.
-    let changed: Vec<_> = (0..32).map(|_| AtomicU64::new(0)).collect();
-    let flushed = AtomicU64::new(0);
-    let done = AtomicBool::new(false);
+    let changed: Vec<_> = (0..30).map(|_| AtomicU64::new(0)).collect();
+    let (flushed, window, done) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
     let last_change = |number: ExtentNo| &changed[usize::try_from(number).unwrap()];
+    let change = |seed: u64| {
+        let mut rng = Rng(seed);
+        while !done.load(Ordering::SeqCst) {
+            let from = window.load(Ordering::SeqCst) % 6 * WINDOW;
+            let number = u32::try_from(from + rng.below(WINDOW)).unwrap();
+            let pass = hot.enter([in_extent(number)]);
+            let seq = captured.fetch_add(1, Ordering::SeqCst) + 1;
+            last_change(number).fetch_max(seq, Ordering::SeqCst);
+            drop(pass);
+        }
+    };
+    // More than may be on their way from before.
+    let ten_more = || {
+        let now = captured.load(Ordering::SeqCst);
+        while captured.load(Ordering::SeqCst) < now + 10 {
+            std::thread::yield_now();
+        }
+        now
+    };
+    let order = || {
+        let now = ten_more();
+        flushed.store(now, Ordering::SeqCst);
+        window.fetch_add(1, Ordering::SeqCst);
+        Seq::new(now)
+    };
+    let tend = || {
+        let mut closed = 0;
+        for _ in 0..300 {
+            ten_more();
+            clock.boottime.fetch_add(20_000_000, Ordering::SeqCst);
+            let (before, through) = (hot.open_now(), flushed.load(Ordering::SeqCst));
+            hot.tend(WallTime(0), || true, order, Seq::new(through));
+            for number in before.difference(&hot.open_now()) {
+                let last = last_change(*number).load(Ordering::SeqCst);
+                // Unless it was opened again meanwhile, and changed.
+                assert!(
+                    last <= through || hot.open_now().contains(number),
+                    "{number}: {last}, only {through} is flushed"
+                );
+                closed += 1;
+            }
+        }
+        closed
+    };
     let closed: usize = std::thread::scope(|scope| {
-        let change = |seed: u64| {
-            let mut rng = Rng(seed);
-            for _ in 0..30_000 {
-                let number = u32::try_from(rng.below(32) * rng.below(2)).unwrap();
-                let pass = hot.enter([in_extent(number)]);
-                let seq = captured.fetch_add(1, Ordering::SeqCst) + 1;
-                last_change(number).fetch_max(seq, Ordering::SeqCst);
-                drop(pass);
-            }
-        };
-        let tend = || {
-            let mut closed = 0;
-            while !done.load(Ordering::SeqCst) {
-                clock.boottime.fetch_add(20_000_000, Ordering::SeqCst);
-                let (before, through) = (hot.open_now(), flushed.load(Ordering::SeqCst));
-                let order = || {
-                    Seq::new(captured.load(Ordering::SeqCst))
-                        .inspect(|seq| flushed.store(seq.number(), Ordering::SeqCst))
-                };
-                hot.tend(WallTime(0), || true, order, Seq::new(through));
-                let after = hot.open_now();
-                for number in before.difference(&after) {
-                    let last = last_change(*number).load(Ordering::SeqCst);
-                    // Unless it was opened again meanwhile, and changed.
-                    assert!(
-                        last <= through || hot.open_now().contains(number),
-                        "{number}: {last}, only {through} is flushed"
-                    );
-                    closed += 1;
-                }
-            }
-            closed
-        };
-        let tender = scope.spawn(tend);
-        let changers: Vec<_> = (1..=3).map(|seed| scope.spawn(move || change(seed))).collect();
-        changers.into_iter().for_each(|changer| changer.join().unwrap());
+        (1..=3).for_each(|seed| drop(scope.spawn(move || change(seed))));
+        // Whoever changes ends, however this does.
+        let tended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(tend));
         done.store(true, Ordering::SeqCst);
-        tender.join().unwrap()
+        tended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     });
     println!("{closed} extents turned cold meanwhile");
-    assert!(closed > 0);
+    assert!(closed > 100);
     // At rest, three turns later nothing is hot.
     for _ in 0..4 {
         clock.boottime.fetch_add(20_000_000, Ordering::SeqCst);
@@ -246,6 +257,13 @@ fn what_turns_cold_is_captured_and_flushed() {
         hot.tend(WallTime(0), || true, || seq, seq);
     }
     assert_eq!(hot.bytes(), Some(0));
+}
+
+#[test]
+fn what_turns_cold_is_captured_and_flushed() {
+    turns_cold(HOT_MAX);
+    // Half of them are many: what has just ended is closed.
+    turns_cold(32);
 }
 
 #[test]
