@@ -178,7 +178,7 @@ fn who_may_not_join_is_told_so() {
         (call.exit, if call.exit == 0 { Value::Null } else { call.error()["code"].clone() })
     };
     for garbled in ["bsp1-", "hello", &invitation[..40], &invitation.replace("bsp1-", "bsp1-a")] {
-        assert_eq!(join(garbled, &state), (12, json!("E1201")), "{garbled}");
+        assert_eq!(join(garbled, &state), (2, json!("E0206")), "{garbled}");
     }
     assert_eq!(join(&invitation, &state), (0, Value::Null));
     assert_eq!(join(&invitation, &state), (0, Value::Null), "a lost answer may be asked for again");
