@@ -167,6 +167,85 @@ fn from_an_invitation_to_a_rollback() {
     assert_eq!(machine.call(&["status"]).exit, 16);
 }
 
+/// What the contract says of a document: each key is there, whatever its value; `*` is every element of a list, at least one.
+#[track_caller]
+fn has_keys(document: &Value, paths: &[&str]) {
+    for path in paths {
+        let mut found = vec![document];
+        for part in path.split('.') {
+            found = match part {
+                "*" => found.into_iter().flat_map(|list| list.as_array().unwrap()).collect(),
+                key => {
+                    found.into_iter().map(|map| map.get(key).unwrap_or_else(|| panic!("no {path}: {map}"))).collect()
+                }
+            };
+            assert!(!found.is_empty(), "no {path}: {document}");
+        }
+    }
+}
+
+const POINT: [&str; 4] = ["point.seq", "point.time", "point.class", "point.mark"];
+
+#[test]
+fn documents_have_the_keys_that_programs_rely_on() {
+    let machine = Machine::new();
+    let (receiver, ready) = machine.start("serve");
+    has_keys(&ready, &["event", "listen", "http", "id"]);
+    let address = ready["listen"].as_str().unwrap().to_owned();
+    let invited = machine.good(&["invite", "web-1", "--address", &address]);
+    has_keys(&invited, &["schema", "invitation", "expires"]);
+    let joined = machine.good(&["join", invited["invitation"].as_str().unwrap()]);
+    has_keys(&joined, &["schema", "agent", "receiver"]);
+    let (agent, ready) = machine.start("agent");
+    has_keys(&ready, &["event", "volumes.*.group", "volumes.*.volume", "volumes.*.nbd"]);
+    machine.live();
+    write(&machine.path("state/data.sock"), 0, &[1; 4096]);
+    let marked = machine.good(&["mark", "db", "here"]);
+    has_keys(&marked, &[&["schema"], &POINT[..]].concat());
+
+    let state = machine.path("state");
+    let of_agent = machine.good(&["status", "--state", state.to_str().unwrap()]);
+    for status in [machine.good(&["status"]), machine.good(&["status", "db"]), of_agent] {
+        has_keys(&status, &["schema"]);
+        let group = &status["groups"][0];
+        has_keys(
+            group,
+            &["name", "state", "rpo_seconds", "captured", "why", "store_bytes", "gaps_total", "last_verified"],
+        );
+        has_keys(group, &["lag.p50_seconds", "lag.p99_seconds", "lag.max_seconds", "window.from", "window.to"]);
+        has_keys(group, &["receivers.*.id", "receivers.*.sent", "receivers.*.received", "receivers.*.durable"]);
+        has_keys(group, &["receivers.*.applied", "spool.bytes", "spool.limit_bytes"]);
+        has_keys(group, &["volumes.*.name", "volumes.*.size_bytes", "volumes.*.tracker", "volumes.*.image"]);
+    }
+    let check = machine.good(&["status", "--check"]);
+    has_keys(&check, &["schema", "groups.*.state"]);
+
+    let points = machine.good(&["points", "db"]);
+    has_keys(&points, &["schema", "points.*.seq", "points.*.time", "points.*.class", "points.*.mark", "truncated"]);
+    has_keys(&points, &["gaps.*.from_seq", "gaps.*.to_seq", "gaps.*.from", "gaps.*.to", "gaps.*.reason"]);
+    for point in points["points"].as_array().unwrap() {
+        let time = point["time"].as_str().unwrap();
+        assert_eq!((time.len(), time.ends_with('Z')), ("2026-11-20T14:15:24.117754Z".len(), true), "{time}");
+    }
+
+    let written = [&["schema", "bytes_written", "blocks_written", "seconds", "blake3"], &POINT[..]].concat();
+    let out = machine.path("out.img");
+    let restored = machine.good(&["restore", "db", "--at", "latest", "--to", out.to_str().unwrap()]);
+    has_keys(&restored, &[&["blake3.data"], &written[..]].concat());
+    has_keys(&machine.good(&["rollback", "db", "--at", "mark:here", "--yes"]), &written);
+    has_keys(&machine.good(&["rollback", "db", "--undo", "--yes"]), &written);
+    let verified = machine.good(&["verify", "db"]);
+    has_keys(&verified, &["schema", "ok", "bytes_checked", "findings"]);
+    assert_eq!(verified["findings"], json!([]));
+
+    let refused = machine.call(&["restore", "db", "--at", "2020-01-01 09:15", "--to", "x", "--json"]).error();
+    has_keys(&refused, &["type", "code", "exit", "message", "covered.from", "covered.to", "covered.after.time", "try"]);
+    let unknown = machine.call(&["points", "other", "--json"]).error();
+    has_keys(&unknown, &["type", "code", "exit", "message", "try"]);
+    agent.stop(Signal::TERM);
+    receiver.stop(Signal::TERM);
+}
+
 #[test]
 fn who_may_not_join_is_told_so() {
     let machine = Machine::new();
