@@ -130,7 +130,9 @@ pub(crate) const CODES: &[Explanation] = &[
         "that time is not covered",
         "There is no recovery point then: it is before the oldest kept point, in a gap, or later than what the \
          agent has reported. The message names the neighbours; --nearest takes the earlier one, else the later. \
-         `backspool points GROUP` shows all of them and the gaps with their reasons.",
+         `backspool points GROUP` shows all of them and the gaps with their reasons. \
+         A mark is refused while there are no points to be named: during the first copy, and in a gap. Ask again \
+         once `backspool status` says live.",
     ),
     new(
         "E1401",

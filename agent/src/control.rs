@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::capture::{Clock, SystemClock};
-use crate::run::{Condition, Group};
+use crate::run::{Condition, Group, Link, Unmarked};
 use crate::source::Storage;
 use crate::{Error, ErrorKind, Result};
 
@@ -99,7 +99,7 @@ fn described(group: &Group, receiver: Pin) -> Value {
     let Condition { state, why, next } = group.condition();
     let spool = group.spool_status();
     let report = group.report();
-    let age = report.oldest_unsent.map_or(0.0, |time| report.time.since(time).seconds());
+    let age = report.oldest.map_or(0.0, |age| age.seconds());
     let progress = report.progress;
     let shown = match state {
         AgentState::Halted => "halted",
@@ -111,13 +111,8 @@ fn described(group: &Group, receiver: Pin) -> Value {
         AgentState::Running if age > BEHIND => "behind",
         AgentState::Running => "live",
     };
-    let why = match (why.as_str(), &link.refused) {
-        ("", Some(refusal)) => Some(refusal.to_string()),
-        ("", None) if !link.connected => Some("no session with the receiver".to_owned()),
-        ("", None) => None,
-        _ if !link.connected && state != AgentState::Tracking => Some(format!("no session with the receiver; {why}")),
-        _ => Some(why),
-    };
+    let why: Vec<String> = not_open(&link).into_iter().chain(Some(why).filter(|why| !why.is_empty())).collect();
+    let why = (!why.is_empty()).then(|| why.join("; "));
     let seq = |seq: Option<Seq>| seq.map(Seq::number);
     let durable = seq(link.durable.map(|head| head.seq));
     let volumes: Vec<Value> = group
@@ -148,22 +143,33 @@ fn described(group: &Group, receiver: Pin) -> Value {
     })
 }
 
+/// Why the receiver does not have the group open.
+fn not_open(link: &Link) -> Option<String> {
+    let refused = || link.refused.as_ref().map(ToString::to_string);
+    let why = || link.no_session.clone().or_else(refused).unwrap_or_else(|| "no session with the receiver".to_owned());
+    (!link.connected).then(why)
+}
+
 async fn mark(State(answers): State<Answers>, Json(asked): Json<MarkRequest>) -> Response {
     let Some(group) = answers.groups.iter().find(|group| group.name() == asked.group) else {
         return refused(no_group(&asked.group));
     };
     match make_mark(Arc::clone(group), asked).await {
         Ok(document) => Json(document).into_response(),
-        Err(error) => refused(error),
+        Err(Unmarked::Failed(error)) => refused(error),
+        Err(Unmarked::NoPoints { why, hint }) => {
+            let document = json!({"type": "error", "code": "E1301", "exit": 13, "message": why, "try": hint});
+            (StatusCode::NOT_FOUND, Json(document)).into_response()
+        }
     }
 }
 
 /// Records the mark and waits until it is durable.
-async fn make_mark(group: Arc<Group>, asked: MarkRequest) -> Result<Value> {
+async fn make_mark(group: Arc<Group>, asked: MarkRequest) -> std::result::Result<Value, Unmarked> {
     let gone = || Error::unavailable("the receiver is not connected");
     let mut link = group.link();
     if !link.borrow().connected {
-        return Err(gone());
+        return Err(Unmarked::Failed(gone()));
     }
     let MarkRequest { name, lock_seconds, .. } = asked;
     let locked =
@@ -171,13 +177,14 @@ async fn make_mark(group: Arc<Group>, asked: MarkRequest) -> Result<Value> {
     let (marking, label) = (Arc::clone(&group), name.clone());
     let marked = spawn_blocking(move || {
         let seq = marking.mark(&label, locked)?;
-        Ok::<_, Error>((seq, marking.time_of(seq)?))
+        Ok((seq, marking.time_of(seq).map_err(Unmarked::Failed)?))
     });
-    let (seq, time) = marked.await.map_err(|error| Error::unavailable("a thread failed").with_source(error))??;
+    let failed = |error| Unmarked::Failed(Error::unavailable("a thread failed").with_source(error));
+    let (seq, time) = marked.await.map_err(failed)??;
     let reached = link.wait_for(|link| !link.connected || link.durable.is_some_and(|head| head.seq >= seq)).await;
     match reached {
         Ok(link) if link.durable.is_some_and(|head| head.seq >= seq) => {}
-        _ => return Err(gone().context("the mark is made, but not known to be durable")),
+        _ => return Err(Unmarked::Failed(gone().context("the mark is made, but not known to be durable"))),
     }
     let time = time.map(rfc3339);
     Ok(json!({"schema": 1, "point": {"seq": seq.number(), "time": time, "class": "write", "mark": name}}))

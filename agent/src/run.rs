@@ -10,6 +10,7 @@ mod group;
 mod hot;
 mod ladder;
 mod look;
+mod mark;
 mod rates;
 mod report;
 mod switch;
@@ -26,7 +27,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 pub use begin::GroupOptions;
-pub(crate) use group::Group;
+pub(crate) use group::{Group, Link};
+pub(crate) use mark::Unmarked;
 pub(crate) use report::Condition;
 
 use crate::control::Control;

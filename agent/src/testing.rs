@@ -55,6 +55,15 @@ pub(crate) struct TestClock {
     pub(crate) boottime: AtomicU64,
 }
 
+impl TestClock {
+    /// Both clocks say so.
+    pub(crate) fn set(&self, seconds: u64) {
+        for clock in [&self.wall, &self.boottime] {
+            clock.store(seconds * 1_000_000, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Clock for TestClock {
     fn wall(&self) -> WallTime {
         WallTime(self.wall.load(Ordering::Relaxed))

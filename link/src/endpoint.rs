@@ -19,8 +19,11 @@ use crate::tls;
 const STREAMS: u32 = 16;
 /// Unread bytes of one stream: 16 MiB at 100 ms of round trip are 1.3 Gbit/s.
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
-/// Unread, and on the other side unacknowledged, bytes of a connection.
-const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
+/// Unread bytes of a connection: however many of its streams nobody reads, the control stream has room.
+const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
+/// Bytes kept until they are acknowledged. More than the other side lets us send, for they are kept by whole frames: here
+/// nothing of the control stream may wait either. How much is sent without an answer is bounded where frames are sent.
+const SEND_WINDOW: u64 = 2 * CONNECTION_WINDOW as u64;
 /// Largest datagram looked for. quinn hands the kernel 10 at once, which must stay below 64 KiB together: with larger
 /// ones every send fails and the connection falls back to the smallest.
 const MTU_MAX: u16 = 6500;
@@ -82,7 +85,7 @@ pub(crate) fn transport(streams: u32) -> TransportConfig {
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
-        .send_window(CONNECTION_WINDOW.into())
+        .send_window(SEND_WINDOW)
         .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(0)
         .keep_alive_interval(Some(KEEP_ALIVE))

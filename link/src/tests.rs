@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use journal::error::{Error, ErrorKind};
 use journal::limits::FRAME_BYTES;
-use journal::wire::{Hello, JoinOutcome, JoinRequest, JoinSecret, Message, Offer, Pin, Refusal, RefusalCode, Tag};
+use journal::wire::{
+    Hello, JoinOutcome, JoinRequest, JoinSecret, Message, NoMark, Offer, Pin, Refusal, RefusalCode, Tag,
+};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint};
 
@@ -170,7 +172,7 @@ async fn messages_arrive_as_they_were_sent() {
     let sender = async {
         for frame in frames.iter().cycle().take(40) {
             ours.0.send(&Message::Frame(frame.clone())).await.unwrap();
-            ours.0.send(&Message::MarkFailed { request: 1, text: "no".into() }).await.unwrap();
+            ours.0.send(&Message::MarkFailed { request: 1, reason: NoMark::Other, text: "no".into() }).await.unwrap();
         }
         ours.0.finish();
     };

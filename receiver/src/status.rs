@@ -35,23 +35,26 @@ impl Facts<'_> {
     /// Age of the oldest change that is not within a durable point, in seconds; 0 is exact. `None` without a session.
     fn rpo(&self) -> Option<f64> {
         let (report, age) = self.told?;
-        let stale = if age > FRESH { age } else { Duration::ZERO };
-        // By the agent's clock: both ends of the span are its.
-        let since = |then: WallTime| Micros(report.time.since(then).0).seconds() + age.as_secs_f64();
+        let age = age.as_secs_f64();
+        let stale = if age > FRESH.as_secs_f64() { age } else { 0.0 };
+        let oldest = report.oldest.map_or(age, |oldest| oldest.seconds() + age);
         if !self.covered {
-            return Some(self.last_point.or(self.first).map_or(age.as_secs_f64(), since));
+            // By the agent's wall clock, both ends: it may not have been there when the points ended. It may also have been set since.
+            let since = self.last_point.or(self.first).map_or(0.0, |then| report.time.since(then).seconds() + age);
+            return Some(oldest.max(since));
         }
-        match report.captured.cmp(&self.durable) {
+        Some(match report.captured.cmp(&self.durable) {
             // All that the agent had seen when it last spoke, and nothing has come since.
-            Ordering::Equal => Some(stale.as_secs_f64()),
-            Ordering::Greater => Some(report.oldest_unsent.map_or(age.as_secs_f64(), since)),
-            // More came since, so there may be still more: whatever it is, it is younger than the last that is durable.
+            Ordering::Equal => stale,
+            Ordering::Greater => oldest,
+            // More came since, so there may be still more: whatever it is, it is younger than the report, and than the last that is
+            // durable, if the wall clock was not set between the two.
             Ordering::Less => {
-                let now = Micros(report.time.0).seconds() + age.as_secs_f64();
-                let last = self.last_point.map_or(now, |last| Micros(last.0).seconds());
-                Some((now - last).max(stale.as_secs_f64()))
+                let last = self.last_point.map(|last| Micros(last.0).seconds());
+                let since = last.map(|last| Micros(report.time.0).seconds() + age - last);
+                since.filter(|since| *since >= 0.0).map_or(age, |since| since.min(age)).max(stale)
             }
-        }
+        })
     }
 
     /// The one word of `CLI.md`.
@@ -161,12 +164,12 @@ mod tests {
 
     const NOW: WallTime = WallTime(100_000_000);
 
-    fn report(state: AgentState, captured: u64, oldest_unsent: Option<u64>) -> Report {
+    fn report(state: AgentState, captured: u64, oldest: Option<u64>) -> Report {
         Report {
             time: NOW,
             state,
             captured: Seq::new(captured),
-            oldest_unsent: oldest_unsent.map(WallTime),
+            oldest: oldest.map(Micros),
             spool_bytes: 0,
             spool_limit_bytes: 0,
             progress: Progress::default(),
@@ -195,17 +198,25 @@ mod tests {
         let running = |captured, oldest| report(AgentState::Running, captured, oldest);
         //    report                          age    but      state     rpo
         check(&running(50, None), 200, none, "live", 0.0);
-        // More came since, the last of it 0.125 s before the agent spoke.
-        let busy = |facts: &mut Facts<'_>| facts.last_point = Some(WallTime(NOW.0 - 125_000));
-        check(&running(49, Some(99_000_000)), 250, busy, "live", 0.375);
-        check(&running(51, Some(99_500_000)), 250, none, "live", 0.75);
-        check(&running(51, Some(98_000_000)), 0, none, "behind", 2.0);
+        // More came since, the last of it 0.125 s after the agent spoke.
+        let busy = |facts: &mut Facts<'_>| facts.last_point = Some(WallTime(NOW.0 + 125_000));
+        check(&running(49, Some(1_000_000)), 250, busy, "live", 0.125);
+        // The agent's clock was set back: times of records stay where they were. Or it was set forth.
+        let behind = |facts: &mut Facts<'_>| facts.last_point = Some(WallTime(NOW.0 + 60_000_000));
+        check(&running(49, Some(1_000_000)), 250, behind, "live", 0.25);
+        check(&running(51, Some(3_000_000)), 250, behind, "behind", 3.25);
+        check(&running(49, Some(1_000_000)), 250, none, "live", 0.25);
+        check(&running(51, Some(500_000)), 250, none, "live", 0.75);
+        check(&running(51, Some(2_000_000)), 0, none, "behind", 2.0);
         check(&running(50, None), 1500, none, "behind", 1.5); // the agent has fallen silent
-        check(&report(AgentState::Spooling, 60, Some(90_000_000)), 0, none, "spooling", 10.0);
+        check(&report(AgentState::Spooling, 60, Some(10_000_000)), 0, none, "spooling", 10.0);
         check(&report(AgentState::Halted, 50, None), 0, none, "halted", 0.0);
         let gap = |facts: &mut Facts<'_>| facts.covered = false;
         check(&running(50, None), 0, gap, "resync", 10.0); // durable, but no point
         check(&report(AgentState::Resync, 50, None), 0, gap, "resync", 10.0);
+        let set_back =
+            |facts: &mut Facts<'_>| (facts.covered, facts.last_point) = (false, Some(WallTime(NOW.0 + 60_000_000)));
+        check(&report(AgentState::Resync, 50, Some(7_000_000)), 250, set_back, "resync", 7.25);
         let first_copy = |facts: &mut Facts<'_>| (facts.covered, facts.last_point) = (false, None);
         check(&running(50, None), 0, first_copy, "seeding", 60.0);
     }

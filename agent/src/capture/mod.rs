@@ -113,7 +113,7 @@ struct Inner {
     when_full: WhenFull,
     /// The agent stops.
     closed: bool,
-    /// Since when there are no points.
+    /// Since when there are no points, by the clock that nobody sets.
     gap_since: Option<WallTime>,
     /// What changed while nothing was recorded.
     dirty: BTreeMap<VolumeNo, DirtyMap>,
@@ -213,13 +213,17 @@ impl Capture {
         self.push(self.lock(), body)
     }
 
-    /// Names this instant: all that was answered before is before it.
-    pub fn mark(&self, name: &str, locked_until: Option<WallTime>) -> Result<Seq> {
+    /// Names this instant: all that was answered before is before it. `Ok(None)`: a gap is open, so that no instant is a point now.
+    pub fn mark(&self, name: &str, locked_until: Option<WallTime>) -> Result<Option<Seq>> {
         if name.is_empty() || name.len() > NAME_BYTES || name.chars().any(char::is_control) {
             return Err(Error::invalid(format!("a mark needs a printable name of 1 to {NAME_BYTES} bytes")));
         }
         let mark = Body::Mark(Mark { locked_until, name: name.to_owned() });
-        self.record_at_once(mark).ok_or_else(|| Error::unavailable("nothing is recorded now: there is nothing to mark"))
+        let inner = self.lock();
+        if inner.gap_since.is_some() {
+            return Ok(None);
+        }
+        self.push(inner, mark).map(Some).ok_or_else(|| Error::unavailable("the agent is stopping"))
     }
 
     /// Ends capture for a clean stop: what was recorded is spooled, nothing more comes.
@@ -303,7 +307,7 @@ impl Capture {
             inner.lose_all(&body);
             return None;
         };
-        let seq = inner.push(time, body);
+        let seq = inner.push(&*self.clock, time, body);
         self.wake(&inner);
         Some(seq)
     }
@@ -335,9 +339,9 @@ impl Inner {
         (is_blocked || self.full.len() >= QUEUE_FRAMES) && self.is_recording()
     }
 
-    fn push(&mut self, time: WallTime, body: Body) -> Seq {
+    fn push(&mut self, clock: &dyn Clock, time: WallTime, body: Body) -> Seq {
         match &body {
-            Body::Gap(_) => _ = self.gap_since.get_or_insert(time),
+            Body::Gap(_) => _ = self.gap_since.get_or_insert_with(|| clock.boottime()),
             Body::Sealed(_) => self.gap_since = None,
             _ => {}
         }

@@ -108,7 +108,7 @@ fn what_is_not_recorded_is_dirty_and_the_first_reason_counts() {
     assert_eq!(capture.record(Body::Flush), None);
     assert_eq!(capture.record_write(VOLUME, extent(0, 1), &[0; 512]), None);
     assert_eq!(capture.record(Body::Discard { volume: VOLUME, extent: extent(100, 16) }), None);
-    assert!(capture.mark("m", None).is_err());
+    assert_eq!(capture.mark("m", None).unwrap(), None);
     assert_eq!(capture.last_seq(), Seq::new(2));
     assert!(matches!(capture.state(), CaptureState::Tracking { reason: GapReason::SpoolFull, .. }));
 
@@ -117,15 +117,17 @@ fn what_is_not_recorded_is_dirty_and_the_first_reason_counts() {
     let dirty = dirty.remove(&VOLUME).unwrap();
     assert_eq!((dirty.next(0, u64::MAX), dirty.next(4096, u64::MAX)), (Some(0..4096), Some(49152..61440)));
     assert_eq!(capture.record(Body::Flush), Seq::new(3));
-    // The gap goes on until something is sealed, and is said once.
+    // The gap goes on until something is sealed, and is said once: until then nothing that is named would be a point.
+    assert_eq!(capture.mark("m", None).unwrap(), None);
     capture.lose(VOLUME, extent(8, 8), GapReason::SourceError, "again");
     assert_eq!((capture.last_seq(), capture.dirty_bytes()), (Seq::new(3), 4096));
     capture.resume().unwrap();
     let sealed = Sealed { resync: ResyncId([1; 16]), head: ChainHead::START, frames: 0 };
     assert_eq!(capture.record_at_once(Body::Sealed(sealed)), Seq::new(4));
-    assert_eq!(capture.gap_since(), None);
+    assert_eq!(capture.gap_age(), None);
+    assert_eq!(capture.mark("m", None).unwrap(), Seq::new(5));
     capture.track(GapReason::SpoolFull, "full");
-    assert_eq!(capture.last_seq(), Seq::new(5));
+    assert_eq!(capture.last_seq(), Seq::new(6));
     let gaps = drain(&capture).into_iter().filter(|record| matches!(record.body, Body::Gap(_))).count();
     assert_eq!(gaps, 2);
 }
@@ -189,7 +191,7 @@ fn writes_wait_for_room_where_that_was_agreed_until_nobody_may_wait() {
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| write(&capture));
         // The agent's own do not wait, nor does who makes room.
-        assert_eq!(capture.mark("m", None).unwrap(), Seq::FIRST);
+        assert_eq!(capture.mark("m", None).unwrap(), Some(Seq::FIRST));
         assert!(!waiting.is_finished());
         assert_eq!(capture.state(), CaptureState::Blocked { why: "full".to_owned() });
         capture.spool_has_room();
@@ -242,7 +244,7 @@ fn a_mark_has_a_name() {
     for bad in ["", "a\nb", &"x".repeat(65)] {
         assert!(capture.mark(bad, None).is_err(), "{bad:?}");
     }
-    assert_eq!(capture.mark(&"x".repeat(64), None).unwrap(), Seq::FIRST);
+    assert_eq!(capture.mark(&"x".repeat(64), None).unwrap(), Some(Seq::FIRST));
 }
 
 /// A spooler that hangs must not hang the host: after a while changes are tracked, with all that was recorded still there.

@@ -12,7 +12,7 @@ use std::sync::atomic::Ordering;
 
 use journal::codec::{Body, Gap, GapReason};
 use journal::limits::NOTE_BYTES;
-use journal::types::{Extent, Seq, VolumeNo, WallTime};
+use journal::types::{Extent, Micros, Seq, VolumeNo};
 
 use super::{Capture, CaptureState, DirtyMap, Inner, WhenFull};
 
@@ -105,9 +105,10 @@ impl Capture {
         self.lock().dirty.values().map(DirtyMap::bytes).sum()
     }
 
-    /// Since when there are no points.
-    pub(crate) fn gap_since(&self) -> Option<WallTime> {
-        self.lock().gap_since
+    /// For how long there have been no points.
+    pub(crate) fn gap_age(&self) -> Option<Micros> {
+        let since = self.lock().gap_since;
+        since.map(|since| self.clock.boottime().since(since))
     }
 
     /// A receiver has all up to `seq` durably.
@@ -138,7 +139,7 @@ impl Capture {
         // Within a gap another one says nothing.
         if inner.gap_since.is_none() {
             let text = why[..why.floor_char_boundary(NOTE_BYTES / 2)].to_owned();
-            inner.push(time, Body::Gap(Gap { reason, text }));
+            inner.push(&*self.clock, time, Body::Gap(Gap { reason, text }));
             self.wake(inner);
         }
         inner.state = CaptureState::Tracking { reason, why: why.to_owned() };

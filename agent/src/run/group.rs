@@ -106,6 +106,8 @@ pub(crate) struct Link {
     pub(crate) durable: Option<Head>,
     /// Why it is not open.
     pub(crate) refused: Option<Refusal>,
+    /// Why there is no session at all, for people.
+    pub(crate) no_session: Option<String>,
 }
 
 impl Group {
@@ -163,7 +165,7 @@ impl Group {
 
     /// The group is open at the receiver, which has all up to `durable`.
     pub(crate) fn connected(&self, durable: Option<Head>) {
-        self.link.send_modify(|link| *link = Link { connected: true, durable, refused: None });
+        self.link.send_modify(|link| *link = Link { connected: true, durable, ..Link::default() });
         self.was_connected.store(true, Ordering::Relaxed);
         self.acked(durable);
     }
@@ -193,8 +195,25 @@ impl Group {
 
     /// The receiver does not take it.
     pub(crate) fn refused(&self, refusal: Refusal) {
-        tracing::error!(group = self.name, %refusal, "the receiver does not take the group");
-        self.link.send_modify(|link| link.refused = Some(refusal));
+        self.link.send_if_modified(|link| {
+            let is_new = link.refused.as_ref() != Some(&refusal);
+            if is_new {
+                tracing::error!(group = self.name, %refusal, "the receiver does not take the group");
+                link.refused = Some(refusal);
+            }
+            is_new
+        });
+    }
+
+    /// There is no session with a receiver, or there is one again.
+    pub(crate) fn no_session(&self, why: Option<&str>) {
+        self.link.send_if_modified(|link| {
+            let is_new = link.no_session.as_deref() != why;
+            if is_new {
+                link.no_session = why.map(str::to_owned);
+            }
+            is_new
+        });
     }
 
     /// Whether compressing pays.
@@ -208,11 +227,6 @@ impl Group {
     pub(crate) async fn durable_to(&self, seq: Seq) {
         // The sender of the watch is in `self`.
         let _ = self.link().wait_for(|link| link.durable.is_some_and(|head| head.seq >= seq)).await;
-    }
-
-    /// Names this instant.
-    pub(crate) fn mark(&self, name: &str, locked_until: Option<WallTime>) -> Result<Seq> {
-        self.read().capture.mark(name, locked_until)
     }
 
     /// The time of a record that was spooled not long ago. Waits for it.

@@ -65,8 +65,7 @@ impl Group {
                 .unwrap_or_else(|| format!("{} of {} are read", shown(base.done_bytes), shown(base.total_bytes)));
             return Condition { state, why: and_when(why, next), next };
         }
-        let age = spool.oldest.map_or(0, |oldest| SystemClock.wall().since(oldest).0);
-        if age > SPOOLING {
+        if spool.oldest.is_some_and(|age| age.0 > SPOOLING) {
             let next = full.map(|seconds| ("tracking", seconds));
             let why = format!("{} wait in the spool", shown(spool.bytes));
             return Condition { state: AgentState::Spooling, why: and_when(why, next), next };
@@ -81,13 +80,13 @@ impl Group {
         let Condition { state, why, .. } = self.condition();
         let spool = self.spool_status();
         let tracker = TrackerKind::Tap;
-        let gap = self.read().capture.gap_since();
+        let gap = self.read().capture.gap_age();
         let unsent = spool.as_ref().and_then(|spool| spool.oldest);
         Report {
             time: SystemClock.wall(),
             state,
             captured: spool.as_ref().and_then(|spool| spool.captured.0),
-            oldest_unsent: gap.into_iter().chain(unsent).min(),
+            oldest: gap.into_iter().chain(unsent).max(),
             spool_bytes: spool.as_ref().map_or(0, |spool| spool.bytes),
             spool_limit_bytes: self.spool_limit_bytes,
             progress: self.progress(),

@@ -1,4 +1,4 @@
-//! The stream of one group's order: frames and reports out, what is durable and requests for marks in.
+//! The stream of one group's order: frames out, what is durable and requests for marks in.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use journal::error::{Error, Result};
-use journal::wire::{AgentState, Message, Refusal, RefusalCode, Stranger};
+use journal::wire::{Message, Refusal, RefusalCode, Stranger};
 use link::{MessageReader, MessageWriter};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::state::{Next, REPORT_EVERY, Stream};
+use super::reports::News;
+use super::state::{MEASURE_EVERY, Next, Stream};
 use crate::run::Group;
 
 /// Answers to requests for marks that may wait to be sent.
@@ -21,6 +22,7 @@ const NEWS_EVERY: Duration = Duration::from_millis(20);
 /// The open stream of a group.
 pub(super) struct Live {
     group: Arc<Group>,
+    news: News,
     shared: Mutex<Shared>,
 }
 
@@ -34,6 +36,7 @@ impl Live {
     /// Opens the group at the receiver and decides how to go on from its head.
     pub(super) async fn open(
         group: Arc<Group>,
+        news: News,
         writer: &mut MessageWriter,
         reader: &mut MessageReader,
     ) -> Result<Self> {
@@ -72,14 +75,14 @@ impl Live {
             }
         }
         group.connected(receiver);
-        Ok(Self { group, shared: Mutex::new(Shared { stream, answers: VecDeque::new() }) })
+        Ok(Self { group, news, shared: Mutex::new(Shared { stream, answers: VecDeque::new() }) })
     }
 
     /// Sends until the agent stops, which is `Ok`, or the stream or its connection ends.
     pub(super) async fn run(&self, writer: &mut MessageWriter, reader: &mut MessageReader) -> Result<()> {
         let mut reading = pin!(self.read(reader));
-        let mut reports = interval(REPORT_EVERY);
-        reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = interval(MEASURE_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut told, mut measured) = (None, Instant::now());
         let (mut told_done, mut told_at) = (None, Instant::now());
         loop {
@@ -88,10 +91,7 @@ impl Live {
                 tokio::select! {
                     biased;
                     ended = &mut reading => return ended,
-                    _ = reports.tick() => {
-                        self.measure(&mut measured);
-                        self.report(writer, &mut told).await?;
-                    }
+                    _ = looks.tick() => self.measure(&mut measured),
                     () = std::future::ready(()) => {}
                 }
             }
@@ -105,21 +105,18 @@ impl Live {
             if self.group.begins_anew(durable) {
                 return Err(Error::unavailable("a source was changed by somebody else: everything is compared"));
             }
-            let state = self.group.condition().state;
+            let state = Some(self.group.condition().state);
             // That all is durable is news as well: a receiver must not have to guess whether there is more.
             let done = self.is_done().then(|| self.shared().stream.durable());
             let is_news = done.is_some() && done != told_done && Instant::now() - told_at >= NEWS_EVERY;
-            if is_news || told.as_ref().is_some_and(|told| *told != state) {
-                self.report(writer, &mut told).await?;
-                (told_done, told_at) = (done, Instant::now());
+            if is_news || told != state {
+                self.news.of(&self.group);
+                (told, told_done, told_at) = (state, done, Instant::now());
             }
             tokio::select! {
                 ended = &mut reading => return ended,
                 () = self.group.woken() => {}
-                _ = reports.tick() => {
-                    self.measure(&mut measured);
-                    self.report(writer, &mut told).await?;
-                }
+                _ = looks.tick() => self.measure(&mut measured),
             }
         }
     }
@@ -154,12 +151,6 @@ impl Live {
         Ok(true)
     }
 
-    async fn report(&self, writer: &mut MessageWriter, told: &mut Option<AgentState>) -> Result<()> {
-        let report = self.group.report();
-        *told = Some(report.state);
-        writer.send(&Message::Report(report)).await
-    }
-
     async fn read(&self, reader: &mut MessageReader) -> Result<()> {
         loop {
             match next(reader).await? {
@@ -171,7 +162,10 @@ impl Live {
                 Message::MarkRequest { request, locked_until, name } => {
                     let answer = match self.group.mark(&name, locked_until) {
                         Ok(seq) => Message::MarkDone { request, seq },
-                        Err(error) => Message::MarkFailed { request, text: error.to_string() },
+                        Err(unmarked) => {
+                            let (reason, text) = unmarked.told();
+                            Message::MarkFailed { request, reason, text }
+                        }
                     };
                     let mut shared = self.shared();
                     if shared.answers.len() >= ANSWERS {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   spool ──frames──▶ live     one stream a group         ◀── durable, requests for marks
+//!   group ──reports─▶ control  one stream a session, before all others
 //!   base  ──frames──▶ base     one stream a base, after it ◀── durable
 //!   base  ──asks────▶ compare  one stream a session        ◀── hashes
 //! ```
@@ -12,6 +13,7 @@ mod base;
 mod compare;
 mod live;
 mod quic;
+mod reports;
 pub mod state;
 pub mod window;
 

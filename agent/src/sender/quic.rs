@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use journal::error::{Error, ErrorKind, Result};
 use journal::wire::{Hello, Message, Offer, Pin, RebaseReason, ReceiverId, RefusalCode};
-use link::{Identity, Purpose, message_stream, refusal_of};
+use link::{Identity, Purpose, is_not_trusted, message_stream, refusal_of};
 use quinn::Connection;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::live::{Live, next, unexpected};
-use super::state::Backoff;
+use super::reports::{self, News};
+use super::state::Attempts;
 use super::{Streams, compare};
 use crate::run::Group;
 
@@ -44,11 +45,13 @@ pub(crate) async fn run(
     groups: Vec<Arc<Group>>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<()> {
-    let mut backoff = Backoff::default();
+    let mut attempts = Attempts::default();
     loop {
-        let ended = session(&identity, &peer, &groups, &mut backoff).await;
+        let ended = session(&identity, &peer, &groups, &mut attempts).await;
         groups.iter().for_each(|group| group.disconnected());
         let Err(error) = ended else { return Ok(()) };
+        let why = why_no_session(&peer, &error);
+        groups.iter().for_each(|group| group.no_session(Some(&why)));
         if let Some(refusal) = refusal_of(&error).filter(|refusal| is_final(refusal.code)) {
             groups.iter().for_each(|group| group.refused(refusal.clone()));
             // What has run once goes on, and tries for ever: a receiver that was set back for a while must not end it.
@@ -56,13 +59,37 @@ pub(crate) async fn run(
                 return Err(error);
             }
         }
-        tracing::warn!(receiver = peer.address, ?error, "no session");
-        let pause = if yields(&error, &groups) { FENCED } else { backoff.failed() };
+        let (pause, is_new) = attempts.failed(&why);
+        if is_new {
+            tracing::warn!(receiver = peer.address, why, "no session");
+        }
+        let pause = if yields(&error, &groups) { FENCED } else { pause };
         tokio::select! {
             () = sleep(pause) => {}
             _ = stop.wait_for(|stop| *stop) => return Ok(()),
         }
     }
+}
+
+/// For a person, who may be the only one that can do something about it.
+fn why_no_session(peer: &Peer, error: &Error) -> String {
+    let why = in_full(error);
+    if is_not_trusted(error) {
+        return format!(
+            "{why}: nothing is sent there. If the receiver was set up anew, call `backspool invite` there and `backspool join` here; if \
+             not, find out who answers at {}",
+            peer.address
+        );
+    }
+    format!("no session with the receiver: {why}")
+}
+
+/// An error and its causes, as far as they say more.
+fn in_full(error: &Error) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes
+        .map(ToString::to_string)
+        .fold(error.to_string(), |text, cause| if text.contains(&cause) { text } else { format!("{text}: {cause}") })
 }
 
 /// Whether another agent of this identity has what this one was refused: each session of one ends the other's.
@@ -89,15 +116,17 @@ fn is_final(code: RefusalCode) -> bool {
 }
 
 /// One session, from connecting to its end. `Ok`: the agent stops, and every group has sent all it has.
-async fn session(identity: &Identity, peer: &Peer, groups: &[Arc<Group>], backoff: &mut Backoff) -> Result<()> {
+async fn session(identity: &Identity, peer: &Peer, groups: &[Arc<Group>], attempts: &mut Attempts) -> Result<()> {
     let (connection, control) = timeout(PATIENCE, enter(identity, peer))
         .await
         .map_err(|_| Error::unavailable(format!("{} does not answer", peer.address)))??;
-    backoff.succeeded();
+    attempts.succeeded();
+    groups.iter().for_each(|group| group.no_session(None));
     tracing::info!(receiver = peer.address, "session");
+    let (news, told) = reports::news();
     let mut streams = JoinSet::new();
     for group in groups {
-        streams.spawn(serve(connection.clone(), Arc::clone(group), groups.to_vec()));
+        streams.spawn(serve(connection.clone(), Arc::clone(group), groups.to_vec(), news.clone()));
     }
     let ended = async {
         while let Some(ended) = streams.join_next().await {
@@ -105,9 +134,10 @@ async fn session(identity: &Identity, peer: &Peer, groups: &[Arc<Group>], backof
         }
         Ok(())
     };
-    let (_writer, mut reader) = control;
+    let (mut writer, mut reader) = control;
     let ended = tokio::select! {
         ended = ended => ended,
+        never = reports::run(&mut writer, groups, told) => never.map(|never| match never {}),
         said = next(&mut reader) => Err(said.map_or_else(|error| error, unexpected)),
     };
     // Why a connection ended says more than that a stream of it did.
@@ -148,10 +178,10 @@ async fn open(connection: &Connection) -> Result<Streams> {
 }
 
 /// One group in one session: opened again when it is refused, until the connection ends. `Ok`: it stops and has sent all.
-async fn serve(connection: Connection, group: Arc<Group>, all: Vec<Arc<Group>>) -> Result<()> {
-    let mut backoff = Backoff::default();
+async fn serve(connection: Connection, group: Arc<Group>, all: Vec<Arc<Group>>, news: News) -> Result<()> {
+    let mut attempts = Attempts::default();
     loop {
-        let ended = serve_once(&connection, &group, &mut backoff).await;
+        let ended = serve_once(&connection, &group, &news, &mut attempts).await;
         group.disconnected();
         let Err(error) = ended else { return Ok(()) };
         if connection.close_reason().is_some() {
@@ -173,11 +203,15 @@ async fn serve(connection: Connection, group: Arc<Group>, all: Vec<Arc<Group>>) 
                 rebase(&group).await?;
             }
         }
-        tracing::warn!(group = group.name(), ?error, "the group's stream ended");
         if group.is_stopping() {
             return Ok(());
         }
-        sleep(backoff.failed()).await;
+        let why = in_full(&error);
+        let (pause, is_new) = attempts.failed(&why);
+        if is_new {
+            tracing::warn!(group = group.name(), why, "the group's stream ended");
+        }
+        sleep(pause).await;
     }
 }
 
@@ -192,10 +226,10 @@ async fn rebase(group: &Arc<Group>) -> Result<()> {
     rebasing.await.map_err(|error| Error::unavailable("beginning anew failed").with_source(error))?
 }
 
-async fn serve_once(connection: &Connection, group: &Arc<Group>, backoff: &mut Backoff) -> Result<()> {
+async fn serve_once(connection: &Connection, group: &Arc<Group>, news: &News, attempts: &mut Attempts) -> Result<()> {
     let (mut writer, mut reader) = open(connection).await?;
-    let live = Live::open(Arc::clone(group), &mut writer, &mut reader).await?;
-    backoff.succeeded();
+    let live = Live::open(Arc::clone(group), news.clone(), &mut writer, &mut reader).await?;
+    attempts.succeeded();
     group.link_is_fast(connection.rtt() < NEAR);
     tokio::select! {
         ended = live.run(&mut writer, &mut reader) => ended,
@@ -205,15 +239,19 @@ async fn serve_once(connection: &Connection, group: &Arc<Group>, backoff: &mut B
 
 /// Sends whatever base the group needs. One that fails is tried again, from where the receiver has it.
 async fn bases(connection: &Connection, group: &Arc<Group>) -> Infallible {
-    let mut backoff = Backoff::default();
+    let mut attempts = Attempts::default();
     loop {
         group.base_wanted().await;
         match base(connection, group).await {
-            Ok(()) => backoff.succeeded(),
+            Ok(()) => attempts.succeeded(),
             Err(error) => {
-                tracing::warn!(group = group.name(), ?error, "the base's stream ended");
+                let why = in_full(&error);
+                let (pause, is_new) = attempts.failed(&why);
+                if is_new {
+                    tracing::warn!(group = group.name(), why, "the base's stream ended");
+                }
                 // A source that cannot be read is not read in full every other second.
-                let pause = if error.kind() == ErrorKind::Io { SOURCE_PAUSE } else { backoff.failed() };
+                let pause = if error.kind() == ErrorKind::Io { SOURCE_PAUSE } else { pause };
                 sleep(pause).await;
             }
         }

@@ -30,6 +30,8 @@ pub const RECONNECT_LAST: Duration = Duration::from_secs(2);
 pub const FAST_BYTES: u64 = 300_000_000;
 /// Longest time without a report: a receiver counts a session as live for a second after one.
 pub const REPORT_EVERY: Duration = Duration::from_millis(250);
+/// How often it is measured how fast the link is.
+pub const MEASURE_EVERY: Duration = Duration::from_millis(250);
 
 /// What to do about the receiver's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,27 +166,33 @@ impl Stream {
     }
 }
 
-/// How long to wait before connecting again: doubled each time, for ever.
-#[derive(Clone, Copy, Debug)]
-pub struct Backoff {
+/// Trying again: how long to wait before, doubled each time, for ever, and what of it is worth a line in the log.
+#[derive(Clone, Debug)]
+pub struct Attempts {
     next: Duration,
+    /// Why the last one failed.
+    why: Option<String>,
 }
 
-impl Default for Backoff {
+impl Default for Attempts {
     fn default() -> Self {
-        Self { next: RECONNECT_FIRST }
+        Self { next: RECONNECT_FIRST, why: None }
     }
 }
 
-impl Backoff {
-    /// It failed: the pause before the next attempt.
-    pub fn failed(&mut self) -> Duration {
+impl Attempts {
+    /// It failed: the pause before the next attempt, and whether this is another reason than the last time.
+    pub fn failed(&mut self, why: &str) -> (Duration, bool) {
         let pause = self.next;
         self.next = (pause * 2).min(RECONNECT_LAST);
-        pause
+        let is_new = self.why.as_deref() != Some(why);
+        if is_new {
+            self.why = Some(why.to_owned());
+        }
+        (pause, is_new)
     }
 
-    /// A session came to be.
+    /// It came to be.
     pub fn succeeded(&mut self) {
         *self = Self::default();
     }
@@ -357,10 +365,19 @@ mod tests {
 
     #[test]
     fn the_pause_doubles_up_to_two_seconds_and_starts_again() {
-        let mut backoff = Backoff::default();
-        let pauses: Vec<u128> = (0..8).map(|_| backoff.failed().as_millis()).collect();
+        let mut attempts = Attempts::default();
+        let pauses: Vec<u128> = (0..8).map(|_| attempts.failed("gone").0.as_millis()).collect();
         assert_eq!(pauses, [100, 200, 400, 800, 1600, 2000, 2000, 2000]);
-        backoff.succeeded();
-        assert_eq!(backoff.failed(), RECONNECT_FIRST);
+        attempts.succeeded();
+        assert_eq!(attempts.failed("gone").0, RECONNECT_FIRST);
+    }
+
+    #[test]
+    fn a_reason_is_new_once() {
+        let mut attempts = Attempts::default();
+        let new = ["gone", "gone", "refused", "refused", "gone"].map(|why| attempts.failed(why).1);
+        assert_eq!(new, [true, false, true, false, true]);
+        attempts.succeeded();
+        assert!(attempts.failed("gone").1);
     }
 }

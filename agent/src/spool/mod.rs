@@ -28,10 +28,10 @@ use std::time::Duration;
 use journal::codec::{Body, EpochBegin};
 use journal::frame::Frame;
 use journal::log::{Head, Log};
-use journal::types::{BootId, ChainHead, Durable, EpochId, GroupId, Seq, WallTime};
+use journal::types::{BootId, ChainHead, Durable, EpochId, GroupId, Micros, Seq, WallTime};
 
 pub(crate) use adaptive::Adaptive;
-use ages::Ages;
+use ages::{Ages, Moment};
 pub use open::Found;
 pub(crate) use open::{give_up, sweep};
 use spooler::{Chain, Spooler};
@@ -65,6 +65,7 @@ pub struct Spool {
     shared: Arc<Shared>,
     limit_bytes: u64,
     dir: PathBuf,
+    boot: BootId,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -79,8 +80,8 @@ pub struct SpoolStatus {
     pub spooled: Option<Seq>,
     /// The last record that is durable at a receiver.
     pub durable: Option<Seq>,
-    /// Time of the oldest change that is not durable at a receiver; `None`: there is none.
-    pub oldest: Option<WallTime>,
+    /// Age of the oldest change that is not durable at a receiver, whatever was done to the wall clock since; `None`: there is none.
+    pub oldest: Option<Micros>,
     /// Bytes on disk.
     pub bytes: u64,
     /// Bytes that are allowed.
@@ -142,7 +143,7 @@ impl Spool {
         capture.record(Body::EpochBegin(EpochBegin { parent: parent_epoch, seq: last, head, continues }));
         let mut recent = Recent { spooled: last, inherited: last, logged: last, ..Recent::default() };
         if let Some(head) = found.head {
-            recent.ages.add(head.seq, found.time);
+            recent.ages.add(head.seq, long_ago(capture.clock(), found.time));
         }
         let shared = Arc::new(Shared {
             log: Mutex::new(found.log),
@@ -159,7 +160,7 @@ impl Spool {
             on_new,
         };
         let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(move || spooler.run())?;
-        let spool = Self { capture: capture.clone(), shared, limit_bytes, dir: found.dir, thread: Some(thread) };
+        let spool = Self { capture: capture.clone(), shared, limit_bytes, dir: found.dir, boot, thread: Some(thread) };
         Ok((spool, capture))
     }
 
@@ -211,7 +212,7 @@ impl Spool {
     /// from disk.
     pub fn goes_on_from(&self, durable: Option<Seq>) -> Result<()> {
         let Some(frame) = self.next_after(durable)? else { return Ok(()) };
-        let first = frame.records().next().map(|record| record.time);
+        let first = frame.records().next().map(|record| self.made(&frame, record.time));
         let mut recent = self.shared.recent();
         // What an earlier run left, and what was acknowledged: of neither the age is known here any more.
         let last = recent.durable.max(recent.inherited);
@@ -231,13 +232,14 @@ impl Spool {
     pub fn status(&self) -> SpoolStatus {
         let bytes = self.shared.log().bytes();
         let (capture, captured) = (self.capture.state(), self.capture.last());
+        let now = self.capture.clock().boottime();
         let recent = self.shared.recent();
         SpoolStatus {
             capture,
             captured,
             spooled: recent.spooled,
             durable: recent.durable,
-            oldest: recent.ages.oldest(),
+            oldest: recent.ages.oldest().map(|oldest| oldest.age(now)),
             bytes,
             limit_bytes: self.limit_bytes,
         }
@@ -257,6 +259,11 @@ impl Spool {
         let complete =
             self.capture.state() == CaptureState::Running && log.head().map(|head| head.seq) == self.capture.last_seq();
         Ok(Ending { head: log.head(), complete })
+    }
+
+    /// When a record of this frame was made that bears `time`.
+    fn made(&self, frame: &Frame, time: WallTime) -> Moment {
+        if frame.header().boot == self.boot { made(frame, time) } else { long_ago(self.capture.clock(), time) }
     }
 
     fn close(&mut self) {
@@ -326,7 +333,7 @@ impl Recent {
     fn push(&mut self, frame: Frame) {
         let change = frame.records().find(|record| !matches!(record.body, Body::Clock(_)));
         if let (Some(change), Some(last)) = (change, frame.last_seq()) {
-            self.ages.add(last, change.time);
+            self.ages.add(last, made(&frame, change.time));
         }
         self.spooled = frame.last_seq();
         self.bytes += weight(&frame);
@@ -346,6 +353,18 @@ impl fmt::Debug for Spool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Spool").field("dir", &self.dir).finish_non_exhaustive()
     }
+}
+
+/// When a record was made that bears `time`, in a frame of this boot: so long before the frame was closed as the wall clock says. That
+/// is hardly any time; a clock that is set later changes nothing any more.
+fn made(frame: &Frame, time: WallTime) -> Moment {
+    let header = frame.header();
+    Moment::before(header.boottime, header.wall.since(time))
+}
+
+/// When a record was made that bears `time`, perhaps before the machine was started: only the wall clock tells.
+fn long_ago(clock: &dyn Clock, time: WallTime) -> Moment {
+    Moment::before(clock.boottime(), clock.wall().since(time))
 }
 
 fn first_seq(frame: &Frame) -> Option<Seq> {

@@ -236,7 +236,7 @@ fn what_is_durable_elsewhere_is_dropped_and_status_tells_what_is_not() {
     let (mut rng, mut image) = (Rng(1), image());
     write(&capture, &mut rng, &mut image, 8000);
     let all = frames(&spool, &capture);
-    assert_eq!(spool.status().oldest, Some(WallTime(1_000_000)));
+    assert_eq!(spool.status().oldest, Some(Micros(0)));
     let full = spool.status().bytes;
     assert!(full > 2 * journal::limits::SEGMENT_BYTES);
     spool.acked(Durable(capture.last_seq().unwrap()));
@@ -271,7 +271,7 @@ fn idle_reports_and_clock_steps_are_records() {
     let report = spool.wait_after(first.last_seq(), Duration::from_secs(60)).unwrap().unwrap();
     let bodies = |frame: &Frame| frame.records().map(|record| record.body).collect::<Vec<_>>();
     assert_eq!(bodies(&report), [Body::Clock(ClockKind::Report)]);
-    assert_eq!(spool.status().oldest, Some(WallTime(5_000_000)), "the beginning of the epoch");
+    assert_eq!(spool.status().oldest, Some(Micros(0)), "the beginning of the epoch");
     spool.acked(Durable(first.last_seq().unwrap()));
     assert_eq!(spool.status().oldest, None, "a report is not a change");
 
@@ -451,31 +451,54 @@ fn what_follows_the_durable_end_stays_in_the_log() {
 fn what_a_receiver_lost_is_not_durable_until_it_has_it_again() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(TestClock::default());
-    clock.wall.store(1_000_000, Ordering::Relaxed);
+    clock.set(1);
     let (spool, capture) = begin_with(dir.path(), u64::MAX, clock.clone());
     let (mut rng, mut image) = (Rng(1), image());
     let mut after = |second: u64| {
-        clock.wall.store(second * 1_000_000, Ordering::Relaxed);
+        clock.set(second);
         write(&capture, &mut rng, &mut image, 1);
         frames(&spool, &capture).last().unwrap().last_seq()
     };
     let (early, late) = (after(2), after(9));
+    clock.set(12);
     spool.acked(Durable(late.unwrap()));
     assert_eq!(spool.status().oldest, None);
     spool.goes_on_from(early).unwrap();
     let status = spool.status();
-    assert_eq!((status.durable, status.oldest), (early, Some(WallTime(9_000_000))));
+    assert_eq!((status.durable, status.oldest), (early, Some(Micros(3_000_000))));
     // All of it is lost: as old as its beginning.
     spool.goes_on_from(None).unwrap();
-    assert_eq!((spool.status().durable, spool.status().oldest), (None, Some(WallTime(1_000_000))));
+    assert_eq!((spool.status().durable, spool.status().oldest), (None, Some(Micros(11_000_000))));
     spool.acked(Durable(early.unwrap()));
-    assert_eq!(spool.status().oldest, Some(WallTime(9_000_000)));
+    assert_eq!(spool.status().oldest, Some(Micros(3_000_000)));
     spool.acked(Durable(late.unwrap()));
     assert_eq!(spool.status().oldest, None);
     assert!(spool.stop().unwrap().complete);
     // Of what an earlier run left the age is that of the first that is missing.
-    clock.wall.store(20_000_000, Ordering::Relaxed);
+    clock.set(20);
     let (spool, _capture) = begin_with(dir.path(), u64::MAX, clock);
     spool.goes_on_from(early).unwrap();
-    assert_eq!(spool.status().oldest, Some(WallTime(9_000_000)));
+    assert_eq!(spool.status().oldest, Some(Micros(11_000_000)));
+}
+
+/// Times of records never go back, so that they say nothing of ages while the clock is behind them.
+#[test]
+fn a_clock_that_is_set_changes_no_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(TestClock::default());
+    clock.set(100);
+    let (spool, capture) = begin_with(dir.path(), u64::MAX, clock.clone());
+    let first = frames(&spool, &capture).last().unwrap().last_seq();
+    clock.set(102);
+    clock.wall.store(40_000_000, Ordering::Relaxed);
+    capture.record(Body::Flush);
+    let second = frames(&spool, &capture).last().unwrap().last_seq();
+    clock.boottime.store(105_000_000, Ordering::Relaxed);
+    assert_eq!(spool.status().oldest, Some(Micros(5_000_000)));
+    spool.acked(Durable(first.unwrap()));
+    assert_eq!(spool.status().oldest, Some(Micros(3_000_000)));
+    clock.wall.store(900_000_000, Ordering::Relaxed);
+    assert_eq!(spool.status().oldest, Some(Micros(3_000_000)));
+    spool.acked(Durable(second.unwrap()));
+    assert_eq!(spool.status().oldest.filter(|age| age.0 > 0), None);
 }

@@ -1,9 +1,9 @@
 //! What is said about a group: how far it is, and how its agent is.
 
-use super::fields::{self, TEXT_BYTES, put_text, put_time, text};
+use super::fields::{self, TEXT_BYTES, put_text, text};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::limits::GROUP_VOLUMES;
-use crate::types::{ChainHead, EpochId, FrameNo, Head, Seq, VolumeNo, WallTime};
+use crate::types::{ChainHead, EpochId, FrameNo, Head, Micros, Seq, VolumeNo, WallTime};
 
 /// Blocks of 64 KiB asked for at once when comparing.
 pub const MAX_COMPARE_BLOCKS: u32 = 1024;
@@ -120,6 +120,25 @@ numbered! {
     }
 }
 
+numbered! {
+    /// Why there is no mark.
+    NoMark, "an unknown reason" {
+        /// There are no points now: a gap is open, or nothing was ever whole.
+        NoPoints = 1,
+        /// The agent stops.
+        Stops = 2,
+        /// Something else.
+        Other = 3,
+    }
+}
+
+impl NoMark {
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let number = u8::try_from(r.u16()?).map_err(|_| Malformed("an unknown reason"))?;
+        Self::from_number(number)
+    }
+}
+
 /// How far a first copy or resync is, in bytes of the volumes; zeroes: there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -147,8 +166,8 @@ pub struct Report {
     pub state: AgentState,
     /// The last `Seq` it gave out.
     pub captured: Option<Seq>,
-    /// When the oldest change was captured that it does not know durable; `None`: all it has seen is durable.
-    pub oldest_unsent: Option<WallTime>,
+    /// Age of the oldest change that it does not know to be within a durable point, by a clock that nobody sets; `None`: there is none.
+    pub oldest: Option<Micros>,
     /// What its spool holds.
     pub spool_bytes: u64,
     /// What its spool may hold.
@@ -164,7 +183,8 @@ pub struct Report {
 impl Report {
     pub(super) fn encode(&self, w: &mut Writer) {
         w.u64(self.time.0).u8(self.state.number()).zeroes(7).u64(Seq::encode(self.captured));
-        put_time(w, self.oldest_unsent);
+        // What was made just now is not nothing.
+        w.u64(self.oldest.map_or(0, |age| age.0.max(1)));
         w.u64(self.spool_bytes).u64(self.spool_limit_bytes);
         w.u64(self.progress.done_bytes).u64(self.progress.total_bytes);
         let count = u16::try_from(self.volumes.len()).unwrap_or(u16::MAX);
@@ -179,7 +199,7 @@ impl Report {
         let time = WallTime(r.u64()?);
         let state = AgentState::from_number(r.u8()?)?;
         r.reserved(7)?;
-        let (captured, oldest_unsent) = (Seq::new(r.u64()?), fields::time(r)?);
+        let (captured, oldest) = (Seq::new(r.u64()?), Some(Micros(r.u64()?)).filter(|age| age.0 > 0));
         let (spool_bytes, spool_limit_bytes) = (r.u64()?, r.u64()?);
         let progress = Progress { done_bytes: r.u64()?, total_bytes: r.u64()? };
         let count = r.u16()?;
@@ -189,7 +209,7 @@ impl Report {
         }
         let why = text(r, TEXT_BYTES)?;
         let volumes = (0..count).map(|_| VolumeReport::decode(r)).collect::<Result<_, _>>()?;
-        Ok(Self { time, state, captured, oldest_unsent, spool_bytes, spool_limit_bytes, progress, why, volumes })
+        Ok(Self { time, state, captured, oldest, spool_bytes, spool_limit_bytes, progress, why, volumes })
     }
 }
 

@@ -47,18 +47,18 @@ tags! {
     Welcome = 0x0002, WELCOME_BYTES, WELCOME_BYTES;
     /// No, and why.
     Refused = 0x0003, 4, 4 + TEXT_BYTES;
+    /// How the agent is, about one group.
+    Report = 0x0004, 16 + REPORT_BYTES, 16 + REPORT_BYTES + TEXT_BYTES + VOLUME_REPORT_BYTES * MAX_VOLUMES;
     /// The agent wants to send a group's order.
     OpenGroup = 0x0010, 18 + 1, 18 + NAME_BYTES;
     /// How far the receiver has it.
     Opened = 0x0011, HEAD_BYTES, HEAD_BYTES;
     /// A frame, of the group's order or of a base.
     Frame = 0x0012, FRAME_HEADER_BYTES, FRAME_BYTES;
-    /// How the agent is.
-    Report = 0x0013, REPORT_BYTES, REPORT_BYTES + TEXT_BYTES + VOLUME_REPORT_BYTES * MAX_VOLUMES;
     /// The mark is in the order.
     MarkDone = 0x0014, 16, 16;
     /// There will be no mark.
-    MarkFailed = 0x0015, 10, 10 + TEXT_BYTES;
+    MarkFailed = 0x0015, 12, 12 + TEXT_BYTES;
     /// The agent stops of its own will, all is sent.
     Bye = 0x0016, 0, 0;
     /// What survived `fdatasync` at the receiver.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::fields::{self, TEXT_BYTES, put_text, put_time, text};
-use super::group::{BaseHead, MAX_COMPARE_BLOCKS, Report};
+use super::group::{BaseHead, MAX_COMPARE_BLOCKS, NoMark, Report};
 use super::handshake::{Hello, Welcome};
 use super::header::{MESSAGE_HEADER_BYTES, MessageHeader, Tag};
 use super::refusal::Refusal;
@@ -32,7 +32,12 @@ pub enum Message {
     /// A frame, of the group's order or of a base. Not looked into here: [`Frame::check`](crate::frame::Frame::check) is.
     Frame(Bytes),
     /// How the agent is.
-    Report(Report),
+    Report {
+        /// About which group.
+        group: GroupId,
+        /// How.
+        report: Report,
+    },
     /// The mark is in the order.
     MarkDone {
         /// Which request.
@@ -44,6 +49,8 @@ pub enum Message {
     MarkFailed {
         /// Which request.
         request: u64,
+        /// Why, for programs.
+        reason: NoMark,
         /// Why, for people.
         text: String,
     },
@@ -108,7 +115,7 @@ impl Message {
             Self::OpenGroup { .. } => Tag::OpenGroup,
             Self::Opened(_) => Tag::Opened,
             Self::Frame(_) => Tag::Frame,
-            Self::Report(_) => Tag::Report,
+            Self::Report { .. } => Tag::Report,
             Self::MarkDone { .. } => Tag::MarkDone,
             Self::MarkFailed { .. } => Tag::MarkFailed,
             Self::Bye => Tag::Bye,
@@ -150,11 +157,13 @@ impl Message {
             Self::Frame(bytes) => {
                 w.put(bytes);
             }
-            Self::Report(report) => report.encode(w),
+            Self::Report { group, report } => report.encode(w.put(&group.0)),
             Self::MarkDone { request, seq } => {
                 w.u64(*request).u64(seq.number());
             }
-            Self::MarkFailed { request, text } => put_text(w.u64(*request), text, TEXT_BYTES),
+            Self::MarkFailed { request, reason, text } => {
+                put_text(w.u64(*request).u16(reason.number().into()), text, TEXT_BYTES);
+            }
             Self::Bye | Self::CompareReady => {}
             Self::Durable(head) => Head::encode(Some(*head), w),
             Self::MarkRequest { request, locked_until, name } => {
@@ -203,9 +212,11 @@ impl Message {
             Tag::OpenGroup => Self::OpenGroup { group: fields::group(r)?, name: fields::name(r)? },
             Tag::Opened => Self::Opened(Head::decode(r)?),
             Tag::Frame => return Err(Malformed("a frame is not decoded here")),
-            Tag::Report => Self::Report(Report::decode(r)?),
+            Tag::Report => Self::Report { group: fields::group(r)?, report: Report::decode(r)? },
             Tag::MarkDone => Self::MarkDone { request: r.u64()?, seq: fields::seq(r)? },
-            Tag::MarkFailed => Self::MarkFailed { request: r.u64()?, text: text(r, TEXT_BYTES)? },
+            Tag::MarkFailed => {
+                Self::MarkFailed { request: r.u64()?, reason: NoMark::decode(r)?, text: text(r, TEXT_BYTES)? }
+            }
             Tag::Bye => Self::Bye,
             Tag::Durable => Self::Durable(Head::decode(r)?.ok_or(Malformed("nothing is durable"))?),
             Tag::MarkRequest => Self::MarkRequest {

@@ -29,7 +29,7 @@ fn report() -> Report {
         time: WallTime(1_000_000),
         state: AgentState::Resync,
         captured: Some(seq(100)),
-        oldest_unsent: Some(WallTime(900_000)),
+        oldest: Some(Micros(100_000)),
         spool_bytes: 4096,
         spool_limit_bytes: 8 << 30,
         progress: Progress { done_bytes: 1, total_bytes: 2 },
@@ -56,9 +56,9 @@ fn messages() -> Vec<Message> {
         Message::Opened(None),
         Message::Opened(Some(head())),
         Message::Frame(Bytes::from(vec![0x5a; 256])),
-        Message::Report(report()),
+        Message::Report { group, report: report() },
         Message::MarkDone { request: 3, seq: seq(4) },
-        Message::MarkFailed { request: 3, text: "halted".into() },
+        Message::MarkFailed { request: 3, reason: NoMark::NoPoints, text: "a gap is open".into() },
         Message::Bye,
         Message::Durable(head()),
         Message::MarkRequest { request: 1, locked_until: Some(WallTime(5)), name: "before".into() },
@@ -201,6 +201,8 @@ fn what_makes_no_sense_is_refused() {
     check(Tag::Durable, &[0; 64]);
     check(Tag::BaseDurable, &[0; 40]);
     check(Tag::MarkDone, &[0; 16]);
+    check(Tag::MarkFailed, &[0; 12]);
+    check(Tag::MarkFailed, &[&[0; 8][..], &[1, 1], &[0; 2]].concat());
     check(Tag::OpenCompare, &[&[1; 16][..], &[0; 8]].concat());
     check(Tag::CompareRange, &[0; 16]);
     check(Tag::CompareRange, &[&[0; 4][..], &1025u32.to_le_bytes(), &[0; 8]].concat());
@@ -209,8 +211,9 @@ fn what_makes_no_sense_is_refused() {
     half[63] = 1; // a chain head without a Seq
     check(Tag::Opened, &half);
     check(Tag::BaseOpened, &half[24..]);
-    let mut volumes = Message::Report(Report { volumes: vec![], why: String::new(), ..report() }).encode();
-    volumes[8 + 64..8 + 66].copy_from_slice(&u16::try_from(GROUP_VOLUMES + 1).unwrap().to_le_bytes());
+    let empty = Report { volumes: vec![], why: String::new(), ..report() };
+    let mut volumes = Message::Report { group: GroupId([1; 16]), report: empty }.encode();
+    volumes[8 + 80..8 + 82].copy_from_slice(&u16::try_from(GROUP_VOLUMES + 1).unwrap().to_le_bytes());
     check(Tag::Report, &volumes[8..]);
 }
 
@@ -220,7 +223,7 @@ fn texts_for_people_are_cut_and_may_not_move_the_cursor() {
     let message = Message::Refused(Refusal::new(RefusalCode::Busy, long.clone()));
     let Ok(Message::Refused(refusal)) = decode(&message.encode()) else { panic!("refused") };
     assert_eq!(refusal.text, long[..512]);
-    let escape = Message::MarkFailed { request: 1, text: "\x1b[2J".into() };
+    let escape = Message::MarkFailed { request: 1, reason: NoMark::Other, text: "\x1b[2J".into() };
     assert!(decode(&escape.encode()).is_err());
 }
 
@@ -242,7 +245,7 @@ fn golden_bytes() {
 
     // All messages at once: whoever changes a layout changes the protocol's version and this line.
     let all: Vec<u8> = messages().iter().flat_map(Message::encode).collect();
-    assert_eq!(Hash::of(&all).to_string(), "60d2d2421afc8c19b831e701e5cf64b6a70cd489a63cb0a126bdf980c33d3d98");
+    assert_eq!(Hash::of(&all).to_string(), "1a3369024bc98c6055d8c9cb37fc4618c45184e68fa3d5036078a885a5a1c429");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use journal::log::{BaseHead, Finding, Head};
 use journal::store::Library;
 use journal::types::{GroupId, ResyncId, Seq, SessionId, WallTime};
-use journal::wire::{Refusal, RefusalCode, Report};
+use journal::wire::{NoMark, Refusal, RefusalCode, Report};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use all::Groups;
@@ -110,9 +110,12 @@ pub enum Order {
         /// Until when retention must not touch it.
         locked_until: Option<WallTime>,
         /// The mark's place, or why there is none.
-        reply: oneshot::Sender<std::result::Result<Seq, String>>,
+        reply: oneshot::Sender<MarkReply>,
     },
 }
+
+/// A mark's place, or why there is none, for programs and for people.
+pub type MarkReply = std::result::Result<Seq, (NoMark, String)>;
 
 /// What the status shows of a group, all of one moment.
 #[derive(Clone, Debug)]
@@ -191,7 +194,15 @@ impl Group {
         let (reply, answer) = oneshot::channel();
         let order = Order::Mark { name: name.to_owned(), locked_until, reply };
         orders.send(order).await.map_err(|_| gone())?;
-        let seq = answer.await.map_err(|_| gone())?.map_err(|why| Error::new(Code::FAILED, why))?;
+        let seq = answer.await.map_err(|_| gone())?.map_err(|(reason, why)| match reason {
+            NoMark::NoPoints => {
+                let group = self.name();
+                let hint = format!("backspool mark {group} {name}, once backspool status {group} says live");
+                Error::new(Code::NOT_COVERED, why).hint(hint)
+            }
+            NoMark::Stops => Error::new(Code::NO_SESSION, why).hint("a mark needs the agent: start it"),
+            NoMark::Other => Error::new(Code::FAILED, why),
+        })?;
         let session = self.shared.progress.borrow().session;
         let mut progress = self.progress();
         let reached = progress

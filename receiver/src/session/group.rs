@@ -12,12 +12,12 @@ use tracing::info;
 
 use super::state::{Admit, LiveOrder};
 use super::{End, Session, check, out_of_place};
-use crate::group::{Attachment, Group, Ingest, Order, Progress};
+use crate::group::{Attachment, Group, Ingest, MarkReply, Order, Progress};
 
 /// Marks that an agent may owe us at once.
 const MARKS: usize = 64;
 
-type Reply = oneshot::Sender<Result<Seq, String>>;
+type Reply = oneshot::Sender<MarkReply>;
 /// Who waits for which mark.
 type Marks = Mutex<HashMap<u64, Reply>>;
 
@@ -89,9 +89,8 @@ async fn read(reader: &mut MessageReader, mut order: LiveOrder, ingest: &Ingest,
                     ingest.live(frame).await?;
                 }
             }
-            Message::Report(report) => ingest.report(report),
             Message::MarkDone { request, seq } => settle(marks, request, Ok(seq))?,
-            Message::MarkFailed { request, text } => settle(marks, request, Err(text))?,
+            Message::MarkFailed { request, reason, text } => settle(marks, request, Err((reason, text)))?,
             // The agent ends the stream once it knows that all is durable, or does not want to wait.
             Message::Bye => {}
             other => return Err(out_of_place(&other)),
@@ -111,7 +110,7 @@ fn expect(marks: &Marks, request: u64, reply: Reply) -> bool {
     room
 }
 
-fn settle(marks: &Marks, request: u64, result: Result<Seq, String>) -> Result<(), End> {
+fn settle(marks: &Marks, request: u64, result: MarkReply) -> Result<(), End> {
     let reply = marks.lock().unwrap_or_else(PoisonError::into_inner).remove(&request);
     if let Some(reply) = reply {
         // Whoever asked may have gone.

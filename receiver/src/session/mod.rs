@@ -1,7 +1,8 @@
 //! Sessions: what agents say to this receiver. `state` decides, the others carry it out; only `quic` names quinn.
 //!
 //! ```text
-//!  accept ─ key known? ─ Hello, Welcome ─┬─ stream: a group's order ──▶ Ingest::live
+//!  accept ─ key known? ─ Hello, Welcome ─┬─ Report, again and again ──▶ Ingest::report
+//!     │                                  ├─ stream: a group's order ──▶ Ingest::live
 //!     └ join, once                       ├─ stream: a base          ──▶ Ingest::base
 //!                                        └─ stream: compare         ──▶ hashes of a view
 //! ```
@@ -24,7 +25,7 @@ use journal::error::{Error, ErrorKind};
 use journal::frame::Frame;
 use journal::log;
 use journal::types::{GroupId, SessionId};
-use journal::wire::{self, Message, Pin, Refusal, RefusalCode};
+use journal::wire::{self, Message, Pin, Refusal, RefusalCode, Report};
 
 pub use quic::Sessions;
 
@@ -60,6 +61,13 @@ impl Session {
     fn ingest(&self, group: GroupId) -> Result<Ingest, Refusal> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.get(&group).cloned().ok_or_else(|| Refusal::new(RefusalCode::UnknownGroup, "open the group first"))
+    }
+
+    /// What the agent says of a group of this session. If another session has taken over the group, it says nothing any more.
+    fn report(&self, group: GroupId, report: Report) -> Result<(), Refusal> {
+        let ingest = self.ingest(group).map_err(|refusal| Refusal::new(RefusalCode::Malformed, refusal.text))?;
+        ingest.report(report);
+        Ok(())
     }
 }
 

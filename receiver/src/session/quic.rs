@@ -92,7 +92,7 @@ impl Sessions {
             return refuse(&connection, &Refusal::new(RefusalCode::NotEnrolled, ""));
         };
         let id = self.groups.next_session();
-        // The control stream: it stays open as long as the session, nothing more is said on it yet.
+        // The control stream: it stays open as long as the session.
         let accepted = timeout(PATIENCE, connection.accept_bi()).await;
         let Ok(Ok(pair)) = accepted else { return refuse(&connection, &too_late()) };
         let (mut writer, mut control) = message_stream(pair);
@@ -163,6 +163,9 @@ async fn streams(session: Arc<Session>, connection: &Connection, control: &mut M
             },
             said = control.next() => match said {
                 Err(error) => return why(connection, End::from(error)),
+                Ok(Some(Message::Report { group, report })) => if let Err(refusal) = session.report(group, report) {
+                    return why(connection, End::Refused(refusal));
+                },
                 Ok(Some(message)) => return why(connection, super::out_of_place(&message)),
                 Ok(None) => return why(connection, End::Gone),
             },

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   first message of a stream    and then                                   answers
-//!   OpenGroup                    Frame (live), Report, MarkDone/Failed, Bye   Opened, Durable, MarkRequest
+//!   OpenGroup                    Frame (live), MarkDone/Failed, Bye           Opened, Durable, MarkRequest
 //!   OpenBase                     Frame (base)                                 BaseOpened, BaseDurable
 //!   OpenCompare                  CompareRange                                 CompareReady, BlockHashes
 //! ```

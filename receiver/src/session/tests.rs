@@ -7,9 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use journal::codec::{Body, Sealed};
 use journal::frame::Frame;
-use journal::types::{ChainHead, FrameNo, GroupId, Head, ResyncId, Seq};
+use journal::types::{ChainHead, FrameNo, GroupId, Head, ResyncId, Seq, WallTime};
 use journal::wire::{
-    BaseHead, Hello, JoinOutcome, JoinRequest, JoinSecret, Message, Offer, ReceiverId, Refusal, RefusalCode,
+    AgentState, BaseHead, Hello, JoinOutcome, JoinRequest, JoinSecret, Message, NoMark, Offer, Progress, ReceiverId,
+    Refusal, RefusalCode, Report,
 };
 use link::{Identity, MessageReader, MessageWriter, Purpose, message_stream, refusal_of};
 use quinn::{Connection, Endpoint};
@@ -70,7 +71,7 @@ impl Receiver {
         let mut control = Stream::open(&connection).await;
         control.say(&hello(Offer::OURS)).await;
         assert!(matches!(control.hear().await, Ok(Message::Welcome(_))));
-        Agent { connection, _control: control }
+        Agent { connection, control }
     }
 }
 
@@ -82,7 +83,7 @@ impl Drop for Receiver {
 
 struct Agent {
     connection: Connection,
-    _control: Stream,
+    control: Stream,
 }
 
 impl Agent {
@@ -472,4 +473,74 @@ async fn hashes_are_those_of_the_view() {
     let mut beyond = Stream::open(&agent.connection).await;
     beyond.say(&Message::OpenCompare { group: GROUP, at: second.last_seq().unwrap().after(1) }).await;
     assert!(beyond.hear().await.is_err());
+}
+
+fn report(group: GroupId, captured: u64) -> Message {
+    let report = Report {
+        time: now(),
+        state: AgentState::Running,
+        captured: Seq::new(captured),
+        oldest: None,
+        spool_bytes: 0,
+        spool_limit_bytes: 0,
+        progress: Progress::default(),
+        why: String::new(),
+        volumes: Vec::new(),
+    };
+    Message::Report { group, report }
+}
+
+/// What the agent of the group is known to have captured, once it has spoken.
+async fn told(receiver: &Receiver) -> Option<Seq> {
+    let group = receiver.groups.by_name("db").unwrap();
+    loop {
+        if let Some(told) = group.snapshot().told {
+            return told.report.captured;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reports_come_on_the_control_stream_of_the_session_that_holds_the_group() {
+    let receiver = Receiver::start();
+    let identity = receiver.enrol("web", SECRET);
+    let mut agent = receiver.session(&identity).await;
+    let (_stream, _) = agent.open().await;
+    agent.control.say(&report(GROUP, 7)).await;
+    assert_eq!(told(&receiver).await, Seq::new(7), "before a frame has come");
+    // Another session takes over the group: what this one says of it is not believed any more.
+    let group = receiver.groups.by_name("db").unwrap();
+    let newer = group.attach(receiver.groups.next_session()).await.unwrap();
+    agent.control.say(&report(GROUP, 8)).await;
+    agent.control.say(&Message::Bye).await;
+    assert_eq!(agent.refused().await, RefusalCode::Malformed);
+    assert!(group.snapshot().told.is_none());
+    drop(newer);
+    // Of what it has not opened it has nothing to say, and nothing elsewhere.
+    agent = receiver.session(&identity).await;
+    agent.control.say(&report(GROUP, 9)).await;
+    assert_eq!(agent.refused().await, RefusalCode::Malformed);
+    agent = receiver.session(&identity).await;
+    let (mut stream, _) = agent.open().await;
+    stream.say(&report(GROUP, 9)).await;
+    assert_eq!(agent.refused().await, RefusalCode::Malformed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_there_is_no_mark_is_said_as_the_agent_said_it() {
+    let receiver = Receiver::start();
+    let identity = receiver.enrol("web", SECRET);
+    let agent = receiver.session(&identity).await;
+    let (mut stream, _) = agent.open().await;
+    let group = receiver.groups.by_name("db").unwrap();
+    for (reason, exit) in [(NoMark::NoPoints, 13), (NoMark::Stops, 16), (NoMark::Other, 1)] {
+        let asking = group.clone();
+        let asked = tokio::spawn(async move { asking.mark("then", Some(WallTime(5))).await });
+        let Ok(Message::MarkRequest { request, name, .. }) = stream.hear().await else { panic!("nobody asked") };
+        assert_eq!(name, "then");
+        stream.say(&Message::MarkFailed { request, reason, text: "because".to_owned() }).await;
+        let error = asked.await.unwrap().unwrap_err();
+        assert_eq!((error.code().exit(), error.to_string().as_str()), (exit, "because"));
+    }
 }
