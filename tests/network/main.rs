@@ -10,6 +10,7 @@
 mod common;
 
 mod cuts;
+mod honest;
 mod mtu;
 mod peers;
 mod restarts;
