@@ -7,6 +7,8 @@ use crate::common::cluster::{Cluster, random};
 use crate::common::wait_for;
 
 const SIZE: usize = 1 << 20;
+/// In this time an agent tries again several times.
+const TRIES: Duration = Duration::from_secs(4);
 
 #[test]
 fn an_invitation_is_for_one_agent_once_and_for_a_while() {
@@ -62,11 +64,31 @@ fn a_receiver_with_another_key_gets_nothing() {
     cluster.start_receiver();
     // The host does not notice.
     cluster.write(0, &random(2, 4096));
-    let away = || Some(cluster.agent_status()).filter(|status| status["state"] == "stopped");
-    wait_for("noticed", away, || cluster.words());
+    let why = |cluster: &Cluster| cluster.agent_status()["why"].as_str().unwrap_or_default().to_owned();
+    let noticed = |cluster: &Cluster| {
+        assert_eq!(cluster.agent_status()["state"], "stopped", "{}", cluster.words());
+        let why = Some(why(cluster)).filter(|why| why.contains("as pinned"))?;
+        // What to do about it is said as well, to whoever asks; in the log it stands once, however often it is tried.
+        assert!(why.contains("backspool join"), "{why}");
+        Some(())
+    };
+    let stopped = || Some(cluster.agent_status()).filter(|status| status["state"] == "stopped");
+    wait_for("away", stopped, || cluster.words());
+    wait_for("noticed", || noticed(&cluster), || cluster.words());
+    let logged = |cluster: &Cluster| {
+        std::thread::sleep(TRIES);
+        let log = fs::read_to_string(cluster.path("agent.log")).unwrap();
+        log.lines().filter(|line| line.contains("as pinned")).count()
+    };
+    assert_eq!(logged(&cluster), 1, "{}", cluster.words());
     assert!(cluster.look().is_none(), "nothing was sent to it");
+    // Capture goes on, also of an agent that starts: anybody at that address could keep it from starting otherwise.
+    cluster.write(8192, &random(4, 4096));
     cluster.stop_agent();
     cluster.start_agent();
+    wait_for("noticed", || noticed(&cluster), || cluster.words());
+    assert_eq!(logged(&cluster), 2, "once by each of the two: {}", cluster.words());
+    cluster.assert_runs();
     assert!(cluster.look().is_none(), "nor by an agent that starts");
     // The right one comes back, and gets it all.
     cluster.stop_receiver();
@@ -74,6 +96,7 @@ fn a_receiver_with_another_key_gets_nothing() {
     cluster.start_receiver();
     cluster.settle();
     cluster.assert_same();
+    assert_eq!(why(&cluster), "");
 }
 
 #[test]
