@@ -157,6 +157,7 @@ impl Spool {
             chain: Chain::new(group, id, boot, parent),
             adaptive: Adaptive::default(),
             limit_bytes: allowed_bytes,
+            rests: terms.flush_wait.is_none(),
             on_new,
         };
         let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(move || spooler.run())?;

@@ -27,6 +27,8 @@ pub(super) struct Spooler {
     pub(super) chain: Chain,
     pub(super) adaptive: Adaptive,
     pub(super) limit_bytes: u64,
+    /// It may: no flush waits for what it does.
+    pub(super) rests: bool,
     /// Called after frames became available.
     pub(super) on_new: Box<dyn Fn() + Send>,
 }
@@ -53,7 +55,7 @@ impl Spooler {
                 Taken::Frames(builders) => {
                     let was_full = builders.iter().all(FrameBuilder::is_full);
                     self.spool(builders);
-                    if !was_full {
+                    if self.rests && !was_full {
                         std::thread::sleep(REST);
                     }
                 }
