@@ -168,13 +168,15 @@ fn an_agent_that_knows_less_than_the_receiver_begins_anew_there() {
     pair.keep_state();
     write_some(&pair, &mut expect, &mut rng, 50);
     pair.wait_durable();
+    let gaps = pair.gaps();
     pair.kill_agent();
-    pair.restore_state();
+    pair.set_state_back();
     pair.start_agent();
     write_some(&pair, &mut expect, &mut rng, 50);
     pair.wait_durable();
     pair.wait_live();
     check(&pair, &expect);
+    assert_eq!(pair.gaps(), gaps + 1);
 }
 
 /// The receiver's disk was replaced by an older copy of itself.

@@ -209,8 +209,9 @@ impl Pair {
         copy(&self.path("state"), &self.path("state-kept"));
     }
 
-    pub(crate) fn restore_state(&self) {
-        fs::remove_dir_all(self.path("state")).unwrap();
+    /// In place: the directories stay what they are, and so it is not taken for a copy.
+    pub(crate) fn set_state_back(&self) {
+        empty(&self.path("state"));
         copy(&self.path("state-kept"), &self.path("state"));
     }
 
@@ -254,6 +255,17 @@ impl Drop for Pair {
         }
         if let Some(Process { task, .. }) = self.receiver.take() {
             task.abort();
+        }
+    }
+}
+
+/// Removes what is no directory.
+fn empty(dir: &Path) {
+    for entry in fs::read_dir(dir).unwrap().map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            empty(&entry.path());
+        } else {
+            fs::remove_file(entry.path()).unwrap();
         }
     }
 }
