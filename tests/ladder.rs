@@ -16,6 +16,8 @@ use rustix::process::Signal;
 
 const VOLUME_BYTES: u64 = 64 << 20;
 const SPOOL: &str = "8MiB";
+/// More than memory and a small spool hold, in requests of a mebibyte.
+const MIBS: u64 = 128;
 
 /// A group with a small spool and a load on it.
 struct Story {
@@ -62,7 +64,7 @@ impl Story {
 
     fn wait_agent(&self, state: &str) {
         let reached = || (self.cluster.agent_status()["state"] == state).then_some(());
-        wait_for(state, reached, || self.cluster.words());
+        wait_for(state, reached, || format!("{}\n{}", self.cluster.agent_status(), self.cluster.words()));
     }
 
     /// Once points go on: the newest one, instants of the whole window, and of every gap.
@@ -193,7 +195,7 @@ fn writes_that_wait_for_room_leave_no_gap() {
     let tap = cluster.tap();
     let writer = std::thread::spawn(move || {
         let mut client = Client::connect(&tap, "db").unwrap();
-        for round in 0..24 {
+        for round in 0..MIBS {
             client.write((round % 16) << 20, &random(round, 1 << 20), false).unwrap();
         }
         client.flush().unwrap();
@@ -214,7 +216,7 @@ fn writes_that_wait_for_room_leave_no_gap() {
     let tap = cluster.tap();
     let writer = std::thread::spawn(move || {
         let mut client = Client::connect(&tap, "db").unwrap();
-        (0..24).try_for_each(|round| client.write((round % 16) << 20, &random(100 + round, 1 << 20), false)).is_ok()
+        (0..MIBS).try_for_each(|round| client.write((round % 16) << 20, &random(100 + round, 1 << 20), false)).is_ok()
     });
     wait_for("writes wait", waits_in(&cluster), || cluster.words());
     cluster.stop_agent();
