@@ -45,6 +45,8 @@ struct Files {
 struct Slot {
     file: Arc<PlainFile>,
     in_memory: bool,
+    /// Not so the segments that an earlier run sealed.
+    is_writable: bool,
 }
 
 #[derive(Debug)]
@@ -77,7 +79,7 @@ impl SpoolDisk {
         let slots = files.in_use.values().chain(files.spares.iter().map(|(_, slot)| slot));
         let in_memory = slots.filter(|slot| slot.in_memory).map(|_| self.segment_bytes).sum::<u64>() < MEMORY_BYTES;
         file.set_bypass(!in_memory);
-        Ok(Slot { file: Arc::new(file), in_memory })
+        Ok(Slot { file: Arc::new(file), in_memory, is_writable: mode != Open::ReadOnly })
     }
 }
 
@@ -111,7 +113,7 @@ impl Disk for SpoolDisk {
     fn remove(&self, name: &str) -> Result<()> {
         let files = &mut *self.files();
         let Some(slot) = files.in_use.remove(name) else { return self.disk.remove(name) };
-        if slot.file.len()? < self.segment_bytes {
+        if !slot.is_writable || slot.file.len()? < self.segment_bytes {
             return self.disk.remove(name);
         }
         slot.file.write_at(0, &[IoSlice::new(&HEADER)])?;
@@ -200,6 +202,18 @@ mod tests {
         // One that never grew is not worth keeping.
         disk.remove("2.seg").unwrap();
         assert_eq!(names(&dir), ["3.seg"]);
+    }
+
+    #[test]
+    fn a_segment_that_an_earlier_run_sealed_is_no_spare() {
+        let dir = tempfile::tempdir().unwrap();
+        let killed = disk(&dir);
+        create(&killed, "1.seg").set_len(SEGMENT).unwrap();
+        std::mem::forget(killed);
+        let next = disk(&dir);
+        drop(next.open("1.seg", Open::ReadOnly).unwrap());
+        next.remove("1.seg").unwrap();
+        assert_eq!(names(&dir).len(), 0);
     }
 
     #[test]

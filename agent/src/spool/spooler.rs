@@ -90,8 +90,17 @@ impl Spooler {
     /// Drops what a receiver has; what may still be captured follows from what is left.
     fn look_for_room(&self) {
         self.shared.drop_durable();
-        let bytes = self.shared.log().bytes();
-        if bytes > self.limit_bytes {
+        let (bytes, closed) = {
+            let log = self.shared.log();
+            (log.bytes(), log.closed().map(str::to_owned))
+        };
+        if let Some(why) = closed {
+            // Also when it was a drop that failed: what the log lacks stays in memory, and so nothing more may be recorded.
+            if !self.capture.is_tracking() {
+                tracing::error!(why, "the spool cannot be written");
+                self.capture.track(GapReason::SpoolFull, &format!("the spool cannot be written: {why}"));
+            }
+        } else if bytes > self.limit_bytes {
             let why = format!(
                 "the spool is full: {} MiB wait for a receiver, {} MiB are allowed",
                 bytes >> 20,
