@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use journal::error::{Error, ErrorKind};
@@ -186,6 +187,29 @@ async fn messages_arrive_as_they_were_sent() {
     tokio::join!(sender, receiver);
 }
 
+/// What is said on the control stream goes through, however much waits on others.
+#[tokio::test]
+async fn streams_that_nobody_reads_leave_room_for_another() {
+    let pair = Pair::new();
+    let (mut control, mut heard, connection) = pair.stream(&hello()).await;
+    control.0.set_priority(1);
+    let frame = Bytes::from(vec![7; 1 << 20]);
+    // Nearly a whole window each; together more than four of them.
+    let mut unread = Vec::new();
+    for _ in 0..5 {
+        let (mut writer, reader) = message_stream(connection.open_bi().await.unwrap());
+        for _ in 0..15 {
+            let sent = tokio::time::timeout(Duration::from_secs(20), writer.send_frame(frame.clone())).await;
+            sent.expect("there is room").unwrap();
+        }
+        unread.push((writer, reader));
+    }
+    control.0.send(&Message::Bye).await.unwrap();
+    let said = tokio::time::timeout(Duration::from_secs(20), heard.1.next()).await.expect("it goes through");
+    assert_eq!(said.unwrap(), Some(Message::Bye));
+    drop(unread);
+}
+
 #[tokio::test]
 async fn a_read_that_is_dropped_loses_nothing() {
     let pair = Pair::new();
@@ -199,12 +223,10 @@ async fn a_read_that_is_dropped_loses_nothing() {
             reader = Some(message_stream(peer.connection.accept_bi().await.unwrap()).1);
         }
         // Polled once or a few times, then dropped: what has arrived by then is taken out of the stream.
-        let _ = tokio::time::timeout(std::time::Duration::from_micros(200), reader.as_mut().unwrap().next()).await.map(
-            |got| {
-                assert_eq!(got.unwrap().as_ref(), Some(&frame));
-                reader = None;
-            },
-        );
+        let _ = tokio::time::timeout(Duration::from_micros(200), reader.as_mut().unwrap().next()).await.map(|got| {
+            assert_eq!(got.unwrap().as_ref(), Some(&frame));
+            reader = None;
+        });
     }
     if let Some(mut reader) = reader {
         assert_eq!(reader.next().await.unwrap(), Some(frame));
@@ -337,7 +359,7 @@ fn a_restarted_receiver_says_at_once_that_it_knows_nothing() {
         (client, connection, accepting.await.unwrap())
     });
     // It dies without a word: whatever would send a close is gone first.
-    receivers.shutdown_timeout(std::time::Duration::from_secs(60));
+    receivers.shutdown_timeout(Duration::from_secs(60));
     drop(alive);
     agents.block_on(async {
         let _reborn = server_endpoint(&receiver, address).unwrap();
