@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use journal::types::Micros;
 use journal::wire::{AgentState, Progress, Report, TrackerKind, VolumeReport};
 
 use super::group::{Group, Stage, no_spool};
@@ -81,7 +82,9 @@ impl Group {
         let spool = self.spool_status();
         let tracker = TrackerKind::Tap;
         let gap = self.read().capture.gap_age();
-        let unsent = spool.as_ref().and_then(|spool| spool.oldest);
+        // What the spooler has not got yet has no age there, but it is not nothing.
+        let unspooled = spool.as_ref().is_some_and(|spool| spool.captured.0 > spool.spooled).then_some(Micros(1));
+        let unsent = spool.as_ref().and_then(|spool| spool.oldest).or(unspooled);
         Report {
             time: SystemClock.wall(),
             state,
