@@ -15,15 +15,20 @@ use rustix::net::sockopt;
 use crate::identity::{Identity, random};
 use crate::tls;
 
-/// Streams that an agent may have open: control, groups, bases, compares.
-const STREAMS: u32 = 16;
+/// Groups of one agent: each costs a directory, files and threads at a receiver, so that there is a bound.
+pub const GROUPS: u32 = 128;
+/// Streams that an agent may have open: control, and for each group its own, a base's and a comparison's.
+const STREAMS: u32 = 1 + 3 * GROUPS;
 /// Unread bytes of one stream: 16 MiB at 100 ms of round trip are 1.3 Gbit/s.
 const STREAM_WINDOW: u32 = 16 * 1024 * 1024;
-/// Unread bytes of a connection: however many of its streams nobody reads, the control stream has room.
-const CONNECTION_WINDOW: u32 = STREAMS * STREAM_WINDOW;
+/// Unread bytes of a connection, however many streams it has: twice what an agent has on its way, so that the control stream and what
+/// answers never wait behind frames that nobody reads.
+const CONNECTION_WINDOW: u32 = 2 * FLIGHT_BYTES;
 /// Bytes kept until they are acknowledged. More than the other side lets us send, for they are kept by whole frames: here
 /// nothing of the control stream may wait either. How much is sent without an answer is bounded where frames are sent.
 const SEND_WINDOW: u64 = 2 * CONNECTION_WINDOW as u64;
+/// Bytes of frames that an agent sends on all streams of a connection before it is told that they are durable.
+pub const FLIGHT_BYTES: u32 = 128 * 1024 * 1024;
 /// Largest datagram looked for. quinn hands the kernel 10 at once, which must stay below 64 KiB together: with larger
 /// ones every send fails and the connection falls back to the smallest.
 const MTU_MAX: u16 = 6500;

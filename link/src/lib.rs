@@ -13,12 +13,12 @@ mod stream;
 mod tls;
 
 pub use connection::{Peer, connect, refuse};
-pub use endpoint::{client_endpoint, server_endpoint};
+pub use endpoint::{FLIGHT_BYTES, GROUPS, client_endpoint, server_endpoint};
 pub use enrol::{JoinAttempt, join};
 pub use error::{NotTrusted, connection_error, is_not_trusted, refusal_of};
 pub use identity::{Identity, random};
 pub use invitation::Invitation;
-pub use stream::{MessageReader, MessageWriter, message_stream};
+pub use stream::{MessageReader, MessageWriter, Room, message_stream, message_stream_in};
 pub use tls::Purpose;
 
 #[cfg(test)]

@@ -1,14 +1,17 @@
 //! Messages on a QUIC stream.
 //!
 //! A frame is read into one buffer that is used again, and written from the memory it lies in: on its way it is copied
-//! by QUIC only.
+//! by QUIC only. What the readers of a connection hold together is bounded, however many streams it has.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use journal::error::{Error, Result};
-use journal::frame::Pool;
+use journal::frame::{Pool, Pooled};
 use journal::limits::FRAME_BYTES;
 use journal::wire::{MESSAGE_HEADER_BYTES, Message, MessageHeader, RefusalCode, Tag};
 use quinn::{RecvStream, SendStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{close_code, read_error, write_error};
 
@@ -17,16 +20,63 @@ const SMALL_BYTES: usize = 128 * 1024;
 /// Buffers kept while unused. Frames on their way are bounded elsewhere.
 const BUFFERS_KEPT: usize = 32;
 
-/// Both ends of a stream that was just opened or accepted.
-pub fn message_stream((send, recv): (SendStream, RecvStream)) -> (MessageWriter, MessageReader) {
-    (MessageWriter { stream: send }, MessageReader::new(recv))
+/// Large bodies of one connection that are being read, or were read and are still in use.
+const ROOM_BYTES: usize = 128 * 1024 * 1024;
+/// What each of them takes: a buffer has the size of the largest, whatever is in it.
+const FRAME_ROOM: u32 = 2 * 1024 * 1024;
+const _: () = assert!(FRAME_BYTES <= 2 * 1024 * 1024);
+
+/// Both ends of a stream that was just opened or accepted, the only one of its connection that large messages come in on.
+pub fn message_stream(pair: (SendStream, RecvStream)) -> (MessageWriter, MessageReader) {
+    message_stream_in(pair, &Room::default())
+}
+
+/// Both ends of a stream that was just opened or accepted. All streams of the connection share the room.
+pub fn message_stream_in((send, recv): (SendStream, RecvStream), room: &Room) -> (MessageWriter, MessageReader) {
+    (MessageWriter { stream: send }, MessageReader::new(recv, room.clone()))
+}
+
+/// Memory for the large messages of one connection: while it is used up, nothing more is read, and QUIC's windows bound
+/// what the other side may still send. Each body has its room before the first byte of it is read.
+///
+/// A peer that keeps no more than [`FLIGHT_BYTES`](crate::FLIGHT_BYTES) on its way never blocks itself: the rest of
+/// each body that has room finds room in the window, too.
+#[derive(Clone, Debug)]
+pub struct Room {
+    bytes: Arc<Semaphore>,
+    pool: Pool,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self::of(ROOM_BYTES)
+    }
+}
+
+impl Room {
+    pub(crate) fn of(bytes: usize) -> Self {
+        Self { bytes: Arc::new(Semaphore::new(bytes)), pool: Pool::new(FRAME_BYTES, BUFFERS_KEPT) }
+    }
+
+    /// Waits for memory for a body. May be dropped and called again.
+    async fn body(&self, header: MessageHeader) -> Body {
+        let len = header.body_len();
+        let memory = if len <= SMALL_BYTES {
+            Memory::Own(vec![0; len])
+        } else {
+            // The semaphore is never closed.
+            let taken = Arc::clone(&self.bytes).acquire_many_owned(FRAME_ROOM).await.ok();
+            Memory::Pooled(Counted { bytes: self.pool.take(), _room: taken })
+        };
+        Body { tag: header.tag, memory, len, filled: 0 }
+    }
 }
 
 /// Reads messages from a stream.
 #[derive(Debug)]
 pub struct MessageReader {
     stream: RecvStream,
-    pool: Pool,
+    room: Room,
     header: [u8; MESSAGE_HEADER_BYTES],
     header_len: usize,
     body: Option<Body>,
@@ -44,18 +94,25 @@ struct Body {
 #[derive(Debug)]
 enum Memory {
     Own(Vec<u8>),
-    Pooled(journal::frame::Pooled),
+    Pooled(Counted),
+}
+
+/// A buffer, and the room it takes: both are given back when nobody uses what is in it any more.
+#[derive(Debug)]
+struct Counted {
+    bytes: Pooled,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl MessageReader {
-    fn new(stream: RecvStream) -> Self {
-        Self {
-            stream,
-            pool: Pool::new(FRAME_BYTES, BUFFERS_KEPT),
-            header: [0; MESSAGE_HEADER_BYTES],
-            header_len: 0,
-            body: None,
-        }
+    fn new(stream: RecvStream, room: Room) -> Self {
+        Self { stream, room, header: [0; MESSAGE_HEADER_BYTES], header_len: 0, body: None }
     }
 
     /// The next message; `None` when the other side has finished the stream, between two messages.
@@ -64,17 +121,18 @@ impl MessageReader {
     /// [`Corrupt`](journal::error::ErrorKind::Corrupt), and the stream is of no more use.
     pub async fn next(&mut self) -> Result<Option<Message>> {
         while self.body.is_none() {
-            let room = self.header.get_mut(self.header_len..).unwrap_or_default();
-            match self.stream.read(room).await.map_err(read_error)? {
-                Some(count) => self.header_len += count,
-                None if self.header_len == 0 => return Ok(None),
-                None => return Err(cut()),
-            }
             if self.header_len == MESSAGE_HEADER_BYTES {
                 // Checked against the tag's limit before there is memory for it.
                 let header = MessageHeader::decode(&self.header)?;
-                self.body = Some(Body::new(header, &self.pool));
+                self.body = Some(self.room.body(header).await);
                 self.header_len = 0;
+                break;
+            }
+            let rest = self.header.get_mut(self.header_len..).unwrap_or_default();
+            match self.stream.read(rest).await.map_err(read_error)? {
+                Some(count) => self.header_len += count,
+                None if self.header_len == 0 => return Ok(None),
+                None => return Err(cut()),
             }
         }
         if let Some(body) = &mut self.body {
@@ -97,16 +155,10 @@ impl MessageReader {
 }
 
 impl Body {
-    fn new(header: MessageHeader, pool: &Pool) -> Self {
-        let len = header.body_len();
-        let memory = if len <= SMALL_BYTES { Memory::Own(vec![0; len]) } else { Memory::Pooled(pool.take()) };
-        Self { tag: header.tag, memory, len, filled: 0 }
-    }
-
     fn room(&mut self) -> &mut [u8] {
         let memory: &mut [u8] = match &mut self.memory {
             Memory::Own(memory) => memory,
-            Memory::Pooled(memory) => memory,
+            Memory::Pooled(memory) => &mut memory.bytes,
         };
         memory.get_mut(self.filled..self.len).unwrap_or_default()
     }

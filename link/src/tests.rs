@@ -234,6 +234,42 @@ async fn a_read_that_is_dropped_loses_nothing() {
 }
 
 #[tokio::test]
+async fn what_the_readers_of_a_connection_hold_is_bounded_together() {
+    let pair = Pair::new();
+    let (connection, peer) = pair.connected(Purpose::Session).await;
+    let room = Room::of(2 * 1024 * 1024);
+    let frame = Message::Frame(Bytes::from(vec![7; FRAME_BYTES]));
+    let mut sent = Vec::new();
+    let mut readers = Vec::new();
+    for _ in 0..2 {
+        let (mut send, recv) = connection.open_bi().await.unwrap();
+        let bytes = frame.encode();
+        send.write_all(&bytes[..100]).await.unwrap();
+        sent.push((send, recv, bytes));
+        readers.push(message_stream_in(peer.connection.accept_bi().await.unwrap(), &room).1);
+    }
+    // The first has room, and waits for the rest of its message; the second has none, though all of its message is there.
+    let brief = Duration::from_millis(100);
+    assert!(tokio::time::timeout(brief, readers[0].next()).await.is_err());
+    let (send, _, bytes) = &mut sent[1];
+    send.write_all(&bytes[100..]).await.unwrap();
+    assert!(tokio::time::timeout(brief, readers[1].next()).await.is_err());
+    // Small ones need none.
+    let (mut small, _recv) = connection.open_bi().await.unwrap();
+    small.write_all(&hello().encode()).await.unwrap();
+    let mut other = message_stream_in(peer.connection.accept_bi().await.unwrap(), &room).1;
+    assert_eq!(other.next().await.unwrap(), Some(hello()));
+    let (send, _, bytes) = &mut sent[0];
+    send.write_all(&bytes[100..]).await.unwrap();
+    let first = readers[0].next().await.unwrap();
+    assert_eq!(first, Some(frame.clone()));
+    // Nor is there while the first is in use.
+    assert!(tokio::time::timeout(brief, readers[1].next()).await.is_err());
+    drop(first);
+    assert_eq!(readers[1].next().await.unwrap(), Some(frame));
+}
+
+#[tokio::test]
 async fn bytes_that_are_no_message_are_refused_before_their_length_is_believed() {
     let header = |tag: u16, len: u32| [&tag.to_le_bytes()[..], &[0, 0], &len.to_le_bytes()].concat();
     let huge = header(Tag::Frame.number(), u32::MAX);

@@ -79,8 +79,8 @@ impl Catalog {
             if let Some(known) = check_claim(contents, agent, id, name)? {
                 return Ok(known);
             }
-            if contents.groups.iter().filter(|group| group.agent == *agent).count() >= GROUPS_PER_AGENT {
-                return Err(Error::new(Code::LOCKED, format!("agent {agent} has {GROUPS_PER_AGENT} groups: no more")));
+            if contents.groups.iter().filter(|group| group.agent == *agent).count() >= link::GROUPS as usize {
+                return Err(Error::new(Code::LOCKED, format!("agent {agent} has {} groups: no more", link::GROUPS)));
             }
             let entry = GroupEntry { id, name: name.clone(), agent: agent.clone() };
             contents.groups.push(entry.clone());
@@ -117,9 +117,6 @@ fn read(disk: &dyn Disk) -> Result<Contents> {
 }
 
 /// Whether the group may be `agent`'s: the known entry, `None` if nobody has it yet, or why not.
-/// Groups of one agent: each costs a directory and threads here, so that a bound is ours to set.
-const GROUPS_PER_AGENT: usize = 64;
-
 fn check_claim(contents: &Contents, agent: &Name, id: GroupId, name: &Name) -> Result<Option<GroupEntry>> {
     let fenced = |message: String| Error::new(Code::FENCED, message);
     let Some(known) = contents.groups.iter().find(|group| group.id == id || group.name == *name) else {

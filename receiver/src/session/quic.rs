@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use journal::types::SessionId;
 use journal::wire::{JoinOutcome, Message, Offer, Pin, ReceiverId, Refusal, RefusalCode, Welcome};
-use link::{JoinAttempt, MessageReader, MessageWriter, Peer, Purpose, message_stream, refuse};
-use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use link::{JoinAttempt, MessageReader, MessageWriter, Peer, Purpose, Room, message_stream, message_stream_in, refuse};
+use quinn::{Connection, Endpoint};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -145,6 +145,7 @@ impl Sessions {
 /// Serves the streams of a session until the connection ends; says why it did.
 async fn streams(session: Arc<Session>, connection: &Connection, control: &mut MessageReader) -> String {
     let mut streams = JoinSet::new();
+    let room = Room::default();
     // Each change from here on is seen; what changed before is looked at first.
     let mut changes = session.groups.catalog().changes();
     changes.mark_changed();
@@ -156,8 +157,8 @@ async fn streams(session: Arc<Session>, connection: &Connection, control: &mut M
             accepted = connection.accept_bi() => match accepted {
                 Ok(pair) => {
                     let session = Arc::clone(&session);
-                    let connection = connection.clone();
-                    streams.spawn(async move { stream(&session, &connection, pair).await });
+                    let (connection, streams_in) = (connection.clone(), message_stream_in(pair, &room));
+                    streams.spawn(async move { stream(&session, &connection, streams_in).await });
                 }
                 Err(error) => return link::connection_error(error).to_string(),
             },
@@ -189,8 +190,7 @@ fn why(connection: &Connection, end: End) -> String {
 }
 
 /// One stream. What does not parse ends the whole session: nobody knows how to talk to who says it.
-async fn stream(session: &Session, connection: &Connection, pair: (SendStream, RecvStream)) {
-    let (mut writer, mut reader) = message_stream(pair);
+async fn stream(session: &Session, connection: &Connection, (mut writer, mut reader): (MessageWriter, MessageReader)) {
     let served = async {
         match Opening::of(first(&mut reader).await?)? {
             Opening::Group { group, name } => group::serve(session, (group, name), &mut writer, &mut reader).await,
