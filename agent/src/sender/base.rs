@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Streams;
 use super::compare::{Ask, Remote};
+use super::flight::OnWay;
 use super::live::{next, unexpected};
 use super::window::Window;
 use crate::base::{BaseReader, BaseSpec, BaseVolume, Hashes, Progress};
@@ -126,6 +127,7 @@ impl Base {
     pub(super) async fn send(
         &self,
         group: &Group,
+        on_way: OnWay,
         open: impl AsyncFnOnce() -> Result<Streams>,
     ) -> Result<Option<Sealed>> {
         let mut frames = self.frames.lock().await;
@@ -161,33 +163,36 @@ impl Base {
             return Ok(None);
         }
         writer.set_priority(PRIORITY);
-        let mut reading = pin!(self.read(&mut reader));
+        let mut reading = pin!(self.read(&mut reader, &on_way));
         loop {
             if self.reading.work().ended {
                 return Ok(None);
             }
             let unsent = self.window().unsent().cloned();
             if let Some(frame) = unsent {
-                writer.send_frame(frame.bytes().clone()).await?;
-                self.window().frame_sent();
+                if on_way.enter(frame.header().number.number(), frame.bytes().len()) {
+                    writer.send_frame(frame.bytes().clone()).await?;
+                    self.window().frame_sent();
+                }
             } else if let Some(sealed) = self.whole()
                 && group.is_recording()
             {
                 writer.finish();
                 return Ok(Some(sealed));
             }
-            let (full, waiting) = {
+            let (full, sends) = {
                 let window = self.window();
-                (window.is_full(), window.unsent().is_some())
+                (window.is_full(), window.unsent().is_some() && !on_way.is_waiting())
             };
             tokio::select! {
                 biased;
                 error = &mut reading => return Err(error),
-                () = std::future::ready(()), if waiting => {}
+                () = std::future::ready(()), if sends => {}
                 frame = frames.recv(), if !full => match frame {
                     Some(frame) => self.window().push(frame),
                     None => return self.failure(),
                 },
+                () = on_way.room() => {}
                 () = self.reading.changed.notified() => {}
             }
         }
@@ -204,10 +209,13 @@ impl Base {
     }
 
     /// Until the stream ends.
-    async fn read(&self, reader: &mut MessageReader) -> Error {
+    async fn read(&self, reader: &mut MessageReader, on_way: &OnWay) -> Error {
         loop {
             let acknowledged = match next(reader).await {
-                Ok(Message::BaseDurable(head)) => self.window().acknowledged(head).map_err(Error::from),
+                Ok(Message::BaseDurable(head)) => {
+                    on_way.arrived(head.frame.number());
+                    self.window().acknowledged(head).map_err(Error::from)
+                }
                 Ok(other) => Err(unexpected(other)),
                 Err(error) => Err(error),
             };

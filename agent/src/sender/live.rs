@@ -10,6 +10,7 @@ use journal::wire::{Message, Refusal, RefusalCode, Stranger};
 use link::{MessageReader, MessageWriter};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::flight::OnWay;
 use super::reports::News;
 use super::state::{MEASURE_EVERY, Next, Stream};
 use crate::run::Group;
@@ -23,6 +24,7 @@ const NEWS_EVERY: Duration = Duration::from_millis(20);
 pub(super) struct Live {
     group: Arc<Group>,
     news: News,
+    on_way: OnWay,
     shared: Mutex<Shared>,
 }
 
@@ -37,6 +39,7 @@ impl Live {
     pub(super) async fn open(
         group: Arc<Group>,
         news: News,
+        on_way: OnWay,
         writer: &mut MessageWriter,
         reader: &mut MessageReader,
     ) -> Result<Self> {
@@ -75,7 +78,7 @@ impl Live {
             }
         }
         group.connected(receiver);
-        Ok(Self { group, news, shared: Mutex::new(Shared { stream, answers: VecDeque::new() }) })
+        Ok(Self { group, news, on_way, shared: Mutex::new(Shared { stream, answers: VecDeque::new() }) })
     }
 
     /// Sends until the agent stops, which is `Ok`, or the stream or its connection ends.
@@ -116,6 +119,7 @@ impl Live {
             tokio::select! {
                 ended = &mut reading => return ended,
                 () = self.group.woken() => {}
+                () = self.on_way.room() => {}
                 _ = looks.tick() => self.measure(&mut measured),
             }
         }
@@ -146,6 +150,9 @@ impl Live {
         let seq = frame.last_seq().ok_or_else(|| Error::corrupt("a frame of a base in the spool"))?;
         let head = journal::types::Head { epoch: header.epoch, seq, frame: header.number, chain: frame.head() };
         let bytes = frame.bytes().len();
+        if !self.on_way.enter(seq.number(), bytes) {
+            return Ok(false);
+        }
         writer.send_frame(frame.bytes().clone()).await?;
         self.shared().stream.frame_sent(head, bytes);
         Ok(true)
@@ -156,6 +163,7 @@ impl Live {
             match next(reader).await? {
                 Message::Durable(head) => {
                     if self.shared().stream.acknowledged(head)? {
+                        self.on_way.arrived(head.seq.number());
                         self.group.acknowledged(head);
                     }
                 }

@@ -11,6 +11,7 @@
 
 mod base;
 mod compare;
+mod flight;
 mod live;
 mod quic;
 mod reports;

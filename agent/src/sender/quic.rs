@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::flight::Flight;
 use super::live::{Live, next, unexpected};
 use super::reports::{self, News};
 use super::state::Attempts;
@@ -125,8 +126,10 @@ async fn session(identity: &Identity, peer: &Peer, groups: &[Arc<Group>], attemp
     tracing::info!(receiver = peer.address, "session");
     let (news, told) = reports::news();
     let mut streams = JoinSet::new();
+    let flight = Flight::default();
     for group in groups {
-        streams.spawn(serve(connection.clone(), Arc::clone(group), groups.to_vec(), news.clone()));
+        let way = Way { connection: connection.clone(), flight: flight.clone() };
+        streams.spawn(serve(way, Arc::clone(group), groups.to_vec(), news.clone()));
     }
     let ended = async {
         while let Some(ended) = streams.join_next().await {
@@ -173,18 +176,24 @@ pub(crate) async fn resolve(address: &str) -> Result<SocketAddr> {
     found.next().ok_or_else(|| Error::unavailable(format!("{address} has no address")))
 }
 
+/// The connection of a session.
+struct Way {
+    connection: Connection,
+    flight: Flight,
+}
+
 async fn open(connection: &Connection) -> Result<Streams> {
     connection.open_bi().await.map(message_stream).map_err(link::connection_error)
 }
 
 /// One group in one session: opened again when it is refused, until the connection ends. `Ok`: it stops and has sent all.
-async fn serve(connection: Connection, group: Arc<Group>, all: Vec<Arc<Group>>, news: News) -> Result<()> {
+async fn serve(way: Way, group: Arc<Group>, all: Vec<Arc<Group>>, news: News) -> Result<()> {
     let mut attempts = Attempts::default();
     loop {
-        let ended = serve_once(&connection, &group, &news, &mut attempts).await;
+        let ended = serve_once(&way, &group, &news, &mut attempts).await;
         group.disconnected();
         let Err(error) = ended else { return Ok(()) };
-        if connection.close_reason().is_some() {
+        if way.connection.close_reason().is_some() {
             return Err(error);
         }
         if let Some(refusal) = refusal_of(&error) {
@@ -196,7 +205,7 @@ async fn serve(connection: Connection, group: Arc<Group>, all: Vec<Arc<Group>>, 
                     if !were_connected(&all) {
                         return Err(error);
                     }
-                    return Err(link::connection_error(connection.closed().await));
+                    return Err(link::connection_error(way.connection.closed().await));
                 }
             }
             if refusal.code == RefusalCode::BaseLost {
@@ -226,23 +235,23 @@ async fn rebase(group: &Arc<Group>) -> Result<()> {
     rebasing.await.map_err(|error| Error::unavailable("beginning anew failed").with_source(error))?
 }
 
-async fn serve_once(connection: &Connection, group: &Arc<Group>, news: &News, attempts: &mut Attempts) -> Result<()> {
-    let (mut writer, mut reader) = open(connection).await?;
-    let live = Live::open(Arc::clone(group), news.clone(), &mut writer, &mut reader).await?;
+async fn serve_once(way: &Way, group: &Arc<Group>, news: &News, attempts: &mut Attempts) -> Result<()> {
+    let (mut writer, mut reader) = open(&way.connection).await?;
+    let live = Live::open(Arc::clone(group), news.clone(), way.flight.stream(), &mut writer, &mut reader).await?;
     attempts.succeeded();
-    group.link_is_fast(connection.rtt() < NEAR);
+    group.link_is_fast(way.connection.rtt() < NEAR);
     tokio::select! {
         ended = live.run(&mut writer, &mut reader) => ended,
-        never = bases(connection, group) => match never {},
+        never = bases(way, group) => match never {},
     }
 }
 
 /// Sends whatever base the group needs. One that fails is tried again, from where the receiver has it.
-async fn bases(connection: &Connection, group: &Arc<Group>) -> Infallible {
+async fn bases(way: &Way, group: &Arc<Group>) -> Infallible {
     let mut attempts = Attempts::default();
     loop {
         group.base_wanted().await;
-        match base(connection, group).await {
+        match base(way, group).await {
             Ok(()) => attempts.succeeded(),
             Err(error) => {
                 let why = in_full(&error);
@@ -258,11 +267,11 @@ async fn bases(connection: &Connection, group: &Arc<Group>) -> Infallible {
     }
 }
 
-async fn base(connection: &Connection, group: &Arc<Group>) -> Result<()> {
+async fn base(way: &Way, group: &Arc<Group>) -> Result<()> {
     let Some(base) = group.base()? else { return Ok(()) };
     let sealed = tokio::select! {
-        sealed = base.send(group, async || open(connection).await) => sealed,
-        failed = compare::answer(&base, group, async || open(connection).await) => failed.map(|never| match never {}),
+        sealed = base.send(group, way.flight.stream(), async || open(&way.connection).await) => sealed,
+        failed = compare::answer(&base, group, async || open(&way.connection).await) => failed.map(|never| match never {}),
     };
     group.base_ended(&base, sealed)
 }
