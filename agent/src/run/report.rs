@@ -60,10 +60,11 @@ impl Group {
             let is_first = |volume: &BaseVolume| volume.known == Known::Nothing;
             let state = if volumes.iter().any(is_first) { AgentState::Seeding } else { AgentState::Resync };
             let next = left().map(|seconds| ("live", seconds));
-            let why = run
-                .unread
-                .clone()
-                .unwrap_or_else(|| format!("{} of {} are read", shown(base.done_bytes), shown(base.total_bytes)));
+            let read = || match base.total_bytes {
+                0 => "reading is about to begin".to_owned(),
+                total => format!("{} of {} are read", shown(base.done_bytes), shown(total)),
+            };
+            let why = run.unread.clone().unwrap_or_else(read);
             return Condition { state, why: and_when(why, next), next };
         }
         if spool.oldest.is_some_and(|age| age.0 > SPOOLING) {
