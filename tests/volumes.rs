@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::cluster::{Cluster, random};
+use common::cluster::{Cluster, assert_equal, random};
 use common::process::{Process, call, words};
 use common::{skip, wait_for};
 use oracle::Client;
@@ -111,4 +111,34 @@ fn what_cannot_be_told_apart_at_an_address_is_refused() {
     let refused = call(&words(&["agent".as_ref(), "--config".as_ref(), file.as_os_str()]));
     refused.refused(2, "two volumes are called data");
     assert!(!cluster.state.join("data.sock").exists() && !cluster.state.join("agent.sock").exists());
+}
+
+#[test]
+fn forty_groups_of_one_agent_are_live_and_each_comes_back() {
+    let mut cluster = Cluster::new();
+    cluster.start_receiver();
+    cluster.join();
+    let tap = cluster.tap();
+    let names: Vec<String> = (1..=40).map(|number| format!("v{number}")).collect();
+    let mut config = format!("[agent]\nstate = '{}'\n", cluster.state.display());
+    for (seed, name) in (1..).zip(&names) {
+        let volume = volume(&cluster, name, seed, Some(&tap));
+        write!(config, "[[group]]\nname = '{name}'\n{volume}").unwrap();
+    }
+    let ready = start(&mut cluster, &config);
+    assert_eq!(ready["volumes"].as_array().map(Vec::len), Some(40));
+    // Each has something of its own that no first copy saw.
+    for (seed, name) in (1001..).zip(&names) {
+        cluster.write_to(name, 8192, &random(seed, 65536));
+    }
+    for name in &names {
+        wait_for("live", || (cluster.state_of(name)? == "live").then_some(()), || cluster.words());
+        cluster.mark_of(name, "now");
+        let restored = cluster.path("restored.img");
+        cluster.ask(&["restore", name, "--at", "mark:now", "--to", restored.to_str().unwrap()]).document();
+        assert_equal(&fs::read(&restored).unwrap(), &fs::read(cluster.path(&format!("{name}.img"))).unwrap());
+        fs::remove_file(restored).unwrap();
+    }
+    cluster.assert_runs();
+    cluster.stop_agent();
 }

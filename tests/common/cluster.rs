@@ -325,8 +325,14 @@ impl Cluster {
     /// Names this instant, as soon as that can be done.
     #[track_caller]
     pub(crate) fn mark(&self, name: &str) {
+        self.mark_of("db", name);
+    }
+
+    /// Names this instant of another group.
+    #[track_caller]
+    pub(crate) fn mark_of(&self, group: &str, name: &str) {
         let socket = self.state.join("agent.sock");
-        let asked = json!({"group": "db", "name": name}).to_string();
+        let asked = json!({"group": group, "name": name}).to_string();
         let marked = || request(&socket, "POST", "/v1/mark", &asked).is_ok_and(|(status, _)| status == 200);
         wait_for("durable", || marked().then_some(()), || self.words());
     }
