@@ -140,7 +140,8 @@ fn no_change_is_neither_recorded_nor_dirty() {
     let (capture, _) = new(None, 0);
     let mut found = std::collections::BTreeSet::new();
     // How many each writer may have written: there is always something left to write behind a switch, and never a flood.
-    let allowed = AtomicU64::new(0);
+    let (allowed, written) = (AtomicU64::new(0), AtomicU64::new(0));
+    let all_written = || written.load(Ordering::Acquire) == 2 * allowed.load(Ordering::Acquire);
     let mut look = |lost: Option<Lost>| {
         let dirty = lost.and_then(|mut lost| lost.dirty.remove(&VOLUME)).unwrap_or_default();
         let mut at = 0;
@@ -156,13 +157,14 @@ fn no_change_is_neither_recorded_nor_dirty() {
     };
     std::thread::scope(|scope| {
         for me in 0..2 {
-            let (capture, allowed) = (&capture, &allowed);
+            let (capture, allowed, written) = (&capture, &allowed, &written);
             scope.spawn(move || {
                 for block in 0..2 * ROUNDS * EACH {
                     while allowed.load(Ordering::Acquire) <= block {
                         std::thread::yield_now();
                     }
                     capture.record_write(VOLUME, extent((block * 2 + me) * 8, 1), &[1; 512]);
+                    written.fetch_add(1, Ordering::Release);
                 }
             });
         }
@@ -170,12 +172,12 @@ fn no_change_is_neither_recorded_nor_dirty() {
         for _ in 0..ROUNDS {
             let last = capture.last_seq();
             allowed.fetch_add(EACH, Ordering::Release);
-            while capture.last_seq() == last {
+            while capture.last_seq() == last && !all_written() {
                 std::thread::yield_now();
             }
             capture.track(GapReason::SpoolFull, "full");
             allowed.fetch_add(EACH, Ordering::Release);
-            while capture.dirty_bytes() == 0 {
+            while capture.dirty_bytes() == 0 && !all_written() {
                 std::thread::yield_now();
             }
             look(capture.resume());
