@@ -31,10 +31,15 @@ refresh() {
 
 # Runs tests in the copy; the log is in $work/log. Fails if a test fails, and with 2 if it does not build.
 tests() {
-    # shellcheck disable=SC2086
-    (cd "$tree" && cargo test "${fast[@]}" --release --locked --no-run ${1%% -- *}) >"$work/log" 2>&1 || return 2
+    # What an interrupted build left has been seen to fail at the linker: then from the start.
+    build "$1" || { rm -rf "$CARGO_TARGET_DIR/release/incremental" && build "$1"; } || return 2
     # shellcheck disable=SC2086
     (cd "$tree" && timeout 300 cargo test "${fast[@]}" --release --locked $1) >"$work/log" 2>&1 || return 1
+}
+
+build() {
+    # shellcheck disable=SC2086
+    (cd "$tree" && cargo test "${fast[@]}" --release --locked --no-run ${1%% -- *}) >"$work/log" 2>&1
 }
 
 arguments_of() { sed -n 's/^test: //p' "$1" | head -1; }
