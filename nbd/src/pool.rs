@@ -1,7 +1,7 @@
 //! Memory for large requests, for all servers of a process together. Who finds none left waits for it, in turn.
 //!
 //! Holding it is a matter of the client too, whose payload comes over its socket: one that keeps others waiting for longer than
-//! [`LARGE_PATIENCE`](crate::limits::LARGE_PATIENCE) is cut off.
+//! [`LARGE_PATIENCE`] is cut off.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
