@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 root=$PWD work=$PWD/target/planted tree=$PWD/target/planted/tree
 export CARGO_TARGET_DIR=$work/build CARGO_TERM_COLOR=never RUST_BACKTRACE=0
 # What takes the time is building a crate once per mistake: ours are built to compile fast, what they depend on to run fast.
-export CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=false
+export CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=false CARGO_PROFILE_RELEASE_LTO=off
 fast=(--config 'profile.release.package."*".opt-level=3')
 # The mistakes are coarse: fewer states find them too.
 export BACKSPOOL_CRASH_STATES=${BACKSPOOL_CRASH_STATES:-20000} BACKSPOOL_POWER_CUTS=${BACKSPOOL_POWER_CUTS:-0}
