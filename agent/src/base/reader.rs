@@ -10,6 +10,8 @@ use journal::disk::{Block, DirectReader, Shape};
 use journal::frame::{Frame, FrameBuilder, FrameSeal};
 use journal::types::{ChainHead, Extent, FrameNo, Hash, Seq, VolumeNo, WallTime};
 
+use rustix::fs::{Advice, fadvise};
+
 use super::cursor::{Cursor, Piece};
 use super::theirs::Theirs;
 use super::{BLOCK_BYTES, BaseSpec, BaseVolume, HASHES_MAX, Hashes, Known, Progress};
@@ -279,6 +281,10 @@ impl Scan {
         let reader = DirectReader::open(&volume.path, SHAPE)?;
         if reader.source_len() < volume.size.bytes() {
             return Err(Error::invalid("the source became smaller").with_path(&volume.path));
+        }
+        if volume.known != Known::Nothing {
+            // What a failed write-back left in the cache as clean must not get to the disk after it was read there.
+            fadvise(&reader, 0, None, Advice::DontNeed).map_err(Error::from)?;
         }
         let cursor = Cursor::new(volume.size.bytes(), volume.looked_at());
         Ok(Self { volume, reader, cursor, theirs: Theirs::default(), pieces: VecDeque::new() })

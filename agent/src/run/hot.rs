@@ -119,7 +119,7 @@ impl Group {
             // What was acknowledged to an earlier run says nothing of this one; and only what is remembered is missed if the receiver
             // loses it.
             let durable = self.state().state().durable.filter(|head| head.epoch == epoch).map(|head| head.seq);
-            let flush = || volume.source.sync().is_ok() && !volume.source.flush_failed();
+            let flush = || volume.source.sync_aside().is_ok() && !volume.source.flush_failed();
             let captured = || captured(&self.read(), epoch).filter(|_| !self.is_stopping() && !self.is_disturbed());
             hot.tend(changed(&meta), flush, captured, durable);
         }

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use journal::disk::{AlignedBuf, next_data};
 use journal::types::{SECTOR_BYTES, Sectors};
 use nbd::Transfer;
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::{Errno, retry_on_intr};
 
 pub use identity::Identity;
@@ -159,6 +159,21 @@ impl Source {
         Ok(!self.is_device && now == *proof)
     }
 
+    /// Makes what was written before durable, for the agent itself: a failure is still the clients' to hear of at their next flush, for
+    /// the kernel tells each open file of it once.
+    pub fn sync_aside(&self) -> io::Result<()> {
+        self.synced(self.file.sync_data())
+    }
+
+    /// After a failure the cache shows, as clean, what the disk does not have; it must not get there later with the rest of a page.
+    fn synced(&self, result: io::Result<()>) -> io::Result<()> {
+        result.inspect_err(|_| {
+            self.flush_failed.store(true, Ordering::Release);
+            // Where that fails, each comparison does it again.
+            let _ = fadvise(&self.cached, 0, None, Advice::DontNeed);
+        })
+    }
+
     fn fallocate(&self, how: FallocateFlags, offset: u64, length: u64) -> io::Result<bool> {
         match retry_on_intr(|| fallocate(&self.file, how | FallocateFlags::KEEP_SIZE, offset, length)) {
             Ok(()) => Ok(true),
@@ -202,7 +217,7 @@ impl Storage for Source {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.cached.sync_data().inspect_err(|_| self.flush_failed.store(true, Ordering::Release))
+        self.synced(self.cached.sync_data())
     }
 
     // `fallocate` means the same on a file and on a device: punched and zeroed ranges read as zeroes, or it is refused.
