@@ -8,7 +8,7 @@ use oracle::Client;
 use serde_json::Value;
 
 use crate::common::cluster::{Cluster, assert_equal, at, random};
-use crate::common::tools::{Fuse, missing};
+use crate::common::tools::{Fuse, Loop, missing};
 use crate::common::wait_for;
 
 const SIZE: usize = 4 << 20;
@@ -20,6 +20,7 @@ const HALF: u64 = 2 << 20;
 struct Faulty {
     cluster: Cluster,
     nbdkit: Child,
+    looped: Option<Loop>,
     fuse: Option<Fuse>,
     below: PathBuf,
     switch: PathBuf,
@@ -28,6 +29,15 @@ struct Faulty {
 impl Faulty {
     /// `fails`: what fails in the second half once it is told to, as nbdkit names it. `None` without the tools for it.
     fn new(fails: &[&str]) -> Option<Self> {
+        Self::start(fails, false)
+    }
+
+    /// The same below a loop device, so that what fails is the kernel's write-back.
+    fn below_a_device(fails: &[&str]) -> Option<Self> {
+        Self::start(fails, true)
+    }
+
+    fn start(fails: &[&str], is_device: bool) -> Option<Self> {
         if missing(&["nbdkit"]) {
             return None;
         }
@@ -54,10 +64,11 @@ impl Faulty {
         wait_for("served", || pid.exists().then_some(()), String::new);
         let uri = format!("nbd+unix:///?socket={}", socket.display());
         let fuse = Fuse::mount(&uri, &cluster.path("fuse"), &cluster.path("fuse.pid"));
-        cluster.source = fuse.file.clone();
+        let looped = if is_device { Some(Loop::on(&fuse.file)?) } else { None };
+        cluster.source = looped.as_ref().map_or(&fuse.file, |looped| &looped.device).clone();
         cluster.begin();
         cluster.settle();
-        Some(Self { cluster, nbdkit, fuse: Some(fuse), below, switch })
+        Some(Self { cluster, nbdkit, looped, fuse: Some(fuse), below, switch })
     }
 
     fn client(&self) -> Client {
@@ -92,6 +103,7 @@ impl Drop for Faulty {
     fn drop(&mut self) {
         // From the top.
         self.cluster.agent = None;
+        self.looped = None;
         self.fuse = None;
         _ = self.nbdkit.kill();
         _ = self.nbdkit.wait();
@@ -130,6 +142,24 @@ fn after_a_flush_that_failed_a_clean_stop_is_not_believed() {
     faulty.cluster.start_agent();
     faulty.cluster.settle();
     assert_eq!(faulty.cluster.gaps().len(), 3, "it was compared");
+    faulty.assert_same();
+    faulty.cluster.stop_agent();
+}
+
+/// The kernel keeps a page that it could not write back, and calls it clean. What was lost must not get to the disk later, with another
+/// part of that page: nobody would know.
+#[test]
+fn what_a_failed_write_back_lost_does_not_come_back_with_the_rest_of_its_page() {
+    let Some(mut faulty) = Faulty::below_a_device(&["pwrite"]) else { return };
+    let mut client = faulty.client();
+    faulty.fail();
+    client.write(HALF, &random(2, BLOCK), false).unwrap();
+    assert!(client.flush().is_err(), "the client hears of it");
+    faulty.heal();
+    faulty.cluster.settle();
+    client.write(HALF, &random(3, 512), true).unwrap();
+    drop(client);
+    faulty.cluster.settle();
     faulty.assert_same();
     faulty.cluster.stop_agent();
 }
