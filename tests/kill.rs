@@ -10,8 +10,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::cluster::Cluster;
-use common::judged::{Load, assert_latest, judge_window};
-use common::wait_for;
+use common::judged::{Load, assert_at_rest, judge_window};
 use common::watch::Watch;
 use oracle::{Hot, Micros, Rng, SizeShare, Volume, Workload, fill_initial};
 
@@ -117,16 +116,7 @@ impl Story {
     fn end(self) {
         let Self { mut cluster, load, watch, started, kills, judged, .. } = self;
         let (history, stats) = load.stop();
-        cluster.settle();
-        wait_for(
-            "all durable",
-            || cluster.look().filter(|status| status["rpo_seconds"].as_f64() == Some(0.0)),
-            || cluster.words(),
-        );
-        cluster.assert_same();
-        assert_latest(&cluster, history.ops().iter().filter_map(|op| op.acked).max().unwrap().0, || history);
-        let verified = cluster.ask(&["verify", "db"]).document();
-        assert_eq!(verified["ok"], true, "{verified}");
+        let verified = assert_at_rest(&mut cluster, history);
         watch.check();
         cluster.note_memory();
         let (gaps, (receiver_kib, agent_kib)) = (cluster.gaps().len(), cluster.memory_max_kib);

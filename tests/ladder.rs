@@ -9,7 +9,7 @@ mod common;
 use std::fs;
 
 use common::cluster::{Cluster, random};
-use common::judged::{Load, assert_gap, assert_latest, assert_legal, is_in_gap};
+use common::judged::{Load, assert_at_rest, assert_gap, assert_latest, assert_legal, is_in_gap};
 use common::wait_for;
 use oracle::{Client, Hot, Rng, SizeShare, Volume, Workload, fill_initial};
 use rustix::process::Signal;
@@ -96,16 +96,7 @@ impl Story {
     fn end(self, what: &str) {
         let Self { mut cluster, load, judged, .. } = self;
         let (history, stats) = load.stop();
-        cluster.settle();
-        wait_for(
-            "all durable",
-            || cluster.look().filter(|status| status["rpo_seconds"].as_f64() == Some(0.0)),
-            || cluster.words(),
-        );
-        cluster.assert_same();
-        assert_latest(&cluster, history.ops().iter().filter_map(|op| op.acked).max().unwrap().0, || history);
-        let verified = cluster.ask(&["verify", "db"]).document();
-        assert_eq!(verified["ok"], true, "{verified}");
+        assert_at_rest(&mut cluster, history);
         let gaps = cluster.gaps().len();
         println!("{what}: {judged} instants judged, {gaps} gaps, load {}", stats.to_json());
         cluster.stop_agent();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use oracle::{History, Micros, Recorder, Rng, Stats, Verdict, Volume, Workload, WorkloadError};
+use serde_json::Value;
 
 use super::cluster::{Cluster, Gap, at};
 use super::wait_for;
@@ -78,6 +79,22 @@ pub(crate) fn assert_holds(cluster: &Cluster, at: &str, floor: u64, history: imp
     let image = cluster.image(at);
     let crash = history().judge_crash(Some(Micros(floor)), &mut reader(&image)).unwrap();
     assert!(crash.verdict.is_legal(), "{at} is wrong: {}\n{}", crash.verdict, cluster.words());
+}
+
+/// When all is quiet: the newest point is the source and holds all that was answered, and the store is sound. What `verify` says.
+pub(crate) fn assert_at_rest(cluster: &mut Cluster, history: History) -> Value {
+    cluster.settle();
+    wait_for(
+        "all durable",
+        || cluster.look().filter(|status| status["rpo_seconds"].as_f64() == Some(0.0)),
+        || cluster.words(),
+    );
+    cluster.assert_same();
+    let answered = history.ops().iter().filter_map(|op| op.acked).max().unwrap().0;
+    assert_latest(cluster, answered, || history);
+    let verified = cluster.ask(&["verify", "db"]).document();
+    assert_eq!(verified["ok"], true, "{verified}");
+    verified
 }
 
 /// The newest point, some instants of the whole history, and all gaps; how many instants were legal ones.

@@ -41,7 +41,7 @@ impl Faulty {
         if missing(&["nbdkit"]) {
             return None;
         }
-        let mut cluster = Cluster::new();
+        let cluster = Cluster::new();
         let (below, switch) = (cluster.path("below.img"), cluster.path("fail"));
         fs::write(&below, random(1, SIZE)).unwrap();
         let (socket, pid) = (cluster.path("nbdkit.sock"), cluster.path("nbdkit.pid"));
@@ -61,14 +61,20 @@ impl Faulty {
         let mut nbdkit = Command::new("nbdkit");
         nbdkit.args(["-f", "-U"]).arg(&socket).arg("-P").arg(&pid).arg("eval").args(calls);
         let nbdkit = nbdkit.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut faulty = Self { cluster, nbdkit, looped: None, fuse: None, below, switch };
         wait_for("served", || pid.exists().then_some(()), String::new);
         let uri = format!("nbd+unix:///?socket={}", socket.display());
-        let fuse = Fuse::mount(&uri, &cluster.path("fuse"), &cluster.path("fuse.pid"));
-        let looped = if is_device { Some(Loop::on(&fuse.file)?) } else { None };
-        cluster.source = looped.as_ref().map_or(&fuse.file, |looped| &looped.device).clone();
-        cluster.begin();
-        cluster.settle();
-        Some(Self { cluster, nbdkit, looped, fuse: Some(fuse), below, switch })
+        let fuse = Fuse::mount(&uri, &faulty.cluster.path("fuse"), &faulty.cluster.path("fuse.pid"));
+        faulty.cluster.source = fuse.file.clone();
+        if is_device {
+            let looped = Loop::on(&fuse.file)?;
+            faulty.cluster.source.clone_from(&looped.device);
+            faulty.looped = Some(looped);
+        }
+        faulty.fuse = Some(fuse);
+        faulty.cluster.begin();
+        faulty.cluster.settle();
+        Some(faulty)
     }
 
     fn client(&self) -> Client {
