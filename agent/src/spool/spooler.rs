@@ -12,6 +12,7 @@ use super::Shared;
 use super::adaptive::Adaptive;
 use crate::Result;
 use crate::capture::{Capture, Taken};
+use crate::priority;
 
 /// How long nothing is recorded before a report says that nothing happened: it extends what is covered.
 const IDLE: Duration = Duration::from_secs(1);
@@ -50,6 +51,8 @@ pub(super) struct Chain {
 impl Spooler {
     /// Until capture is closed and all of it is spooled.
     pub(super) fn run(mut self) {
+        // Writes wait for it when it does not keep up.
+        priority::first();
         loop {
             match self.capture.take(IDLE) {
                 Taken::Frames(builders) => {
