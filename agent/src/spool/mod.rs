@@ -16,6 +16,7 @@ mod open;
 mod spooler;
 #[cfg(test)]
 mod tests;
+mod thread;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -34,7 +35,8 @@ pub(crate) use adaptive::Adaptive;
 use ages::{Ages, Moment};
 pub use open::Found;
 pub(crate) use open::{give_up, sweep};
-use spooler::{Chain, Spooler};
+use spooler::Chain;
+pub use spooler::{Spooler, Then};
 
 use crate::capture::{Capture, CaptureState, Clock, Start, Terms};
 use crate::{Error, ErrorKind, Result};
@@ -131,6 +133,18 @@ impl Spool {
         clock: Arc<dyn Clock>,
         on_new: Box<dyn Fn() + Send>,
     ) -> Result<(Self, Arc<Capture>)> {
+        let (mut spool, capture, spooler) = Self::begin_stepped(found, epoch, clock, on_new)?;
+        spool.thread = Some(thread::start(spooler, Arc::clone(&capture))?);
+        Ok((spool, capture))
+    }
+
+    /// The same without a thread: whoever has the spooler steps it.
+    pub fn begin_stepped(
+        found: Found,
+        epoch: &Epoch,
+        clock: Arc<dyn Clock>,
+        on_new: Box<dyn Fn() + Send>,
+    ) -> Result<(Self, Arc<Capture>, Spooler)> {
         let &Epoch { group, id, boot, parent, continues, terms } = epoch;
         let found = found.continuing(parent)?;
         let limit_bytes = found.limit_bytes;
@@ -160,9 +174,8 @@ impl Spool {
             rests: terms.flush_wait.is_none(),
             on_new,
         };
-        let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(move || spooler.run())?;
-        let spool = Self { capture: capture.clone(), shared, limit_bytes, dir: found.dir, boot, thread: Some(thread) };
-        Ok((spool, capture))
+        let spool = Self { capture: capture.clone(), shared, limit_bytes, dir: found.dir, boot, thread: None };
+        Ok((spool, capture, spooler))
     }
 
     /// The frame with the record after `seq`; `None` if there is none yet. May read from disk.
