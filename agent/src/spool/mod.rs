@@ -20,7 +20,6 @@ mod thread;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -33,7 +32,7 @@ use journal::types::{BootId, ChainHead, Durable, EpochId, GroupId, Micros, Seq, 
 
 pub(crate) use adaptive::Adaptive;
 use ages::{Ages, Moment};
-pub use open::Found;
+pub use open::{Found, Home};
 pub(crate) use open::{give_up, sweep};
 use spooler::Chain;
 pub use spooler::{Spooler, Then};
@@ -66,7 +65,7 @@ pub struct Spool {
     capture: Arc<Capture>,
     shared: Arc<Shared>,
     limit_bytes: u64,
-    dir: PathBuf,
+    home: Arc<dyn Home>,
     boot: BootId,
     thread: Option<JoinHandle<()>>,
 }
@@ -174,7 +173,7 @@ impl Spool {
             rests: terms.flush_wait.is_none(),
             on_new,
         };
-        let spool = Self { capture: capture.clone(), shared, limit_bytes, dir: found.dir, boot, thread: None };
+        let spool = Self { capture: capture.clone(), shared, limit_bytes, home: found.home, boot, thread: None };
         Ok((spool, capture, spooler))
     }
 
@@ -267,9 +266,7 @@ impl Spool {
             return Ok(Ending { head: log.head(), complete: false });
         }
         log.stop(self.capture.clock().wall())?;
-        // The log's own syncs do nothing.
-        let dir = std::fs::File::open(&self.dir)?;
-        rustix::fs::syncfs(&dir).map_err(|errno| Error::from(errno).context("cannot sync").with_path(&self.dir))?;
+        self.home.sync()?;
         let complete =
             self.capture.state() == CaptureState::Running && log.head().map(|head| head.seq) == self.capture.last_seq();
         Ok(Ending { head: log.head(), complete })
@@ -365,7 +362,7 @@ impl Recent {
 
 impl fmt::Debug for Spool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Spool").field("dir", &self.dir).finish_non_exhaustive()
+        f.debug_struct("Spool").field("home", &self.home).finish_non_exhaustive()
     }
 }
 
