@@ -209,7 +209,7 @@ impl Capture {
 
     /// As [`record`](Self::record), for the agent itself: the spooler must not wait for itself, nor may whoever holds what
     /// makes room.
-    pub(crate) fn record_at_once(&self, body: Body) -> Option<Seq> {
+    pub fn record_at_once(&self, body: Body) -> Option<Seq> {
         self.push(self.lock(), body)
     }
 

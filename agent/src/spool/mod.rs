@@ -189,7 +189,7 @@ impl Spool {
                 return Ok(None);
             }
             let at = recent.frames.partition_point(|frame| frame.last_seq() < Some(next));
-            let frame = recent.frames.get(at).filter(|frame| first_seq(frame) <= Some(next));
+            let frame = recent.frames.get(at).filter(|frame| frame.first_seq() <= Some(next));
             if let Some(frame) = frame {
                 return Ok(Some(frame.clone()));
             }
@@ -217,7 +217,7 @@ impl Spool {
     }
 
     /// Why it cannot be written any more.
-    pub(crate) fn broken(&self) -> Option<String> {
+    pub fn broken(&self) -> Option<String> {
         self.shared.log().closed().map(str::to_owned)
     }
 
@@ -376,13 +376,6 @@ fn made(frame: &Frame, time: WallTime) -> Moment {
 /// When a record was made that bears `time`, perhaps before the machine was started: only the wall clock tells.
 fn long_ago(clock: &dyn Clock, time: WallTime) -> Moment {
     Moment::before(clock.boottime(), clock.wall().since(time))
-}
-
-fn first_seq(frame: &Frame) -> Option<Seq> {
-    match frame.header().kind {
-        journal::codec::FrameKind::Live { first } => Some(first),
-        journal::codec::FrameKind::Base { .. } => None,
-    }
 }
 
 /// Memory that a frame holds: a large one the whole buffer that it was built in.
