@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use journal::codec::Sealed;
 use journal::error::{Error, ErrorKind, Result};
 use journal::frame::Frame;
-use journal::types::{FrameNo, ResyncId, Seq};
+use journal::types::{ResyncId, Seq};
 use journal::wire::Message;
 use link::MessageReader;
 use tokio::sync::{Notify, mpsc};
@@ -19,7 +19,7 @@ use super::Streams;
 use super::compare::{Ask, Remote};
 use super::flight::OnWay;
 use super::live::{next, unexpected};
-use super::window::Window;
+use super::window::{Facts, Step, Window};
 use crate::base::{BaseReader, BaseSpec, BaseVolume, Hashes, Progress};
 use crate::capture::Capture;
 use crate::run::Group;
@@ -107,10 +107,16 @@ impl Base {
 
     /// What there is to seal: all was read, and a receiver has it durably.
     pub(crate) fn whole(&self) -> Option<Sealed> {
-        let sealed = self.reading.work().idle?;
-        let window = self.window();
-        let durable = FrameNo::encode(window.durable().map(|head| head.frame));
-        (window.is_empty() && durable == sealed.frames).then_some(sealed)
+        let read = self.reading.work().idle;
+        self.window().whole(read)
+    }
+
+    fn step(&self, group: &Group, is_open: bool) -> Step {
+        let (is_over, read) = {
+            let work = self.reading.work();
+            (work.ended, work.idle)
+        };
+        self.window().next(Facts { is_open, is_over, read, is_recording: group.is_recording() })
     }
 
     /// How far reading is.
@@ -131,15 +137,12 @@ impl Base {
         open: impl AsyncFnOnce() -> Result<Streams>,
     ) -> Result<Option<Sealed>> {
         let mut frames = self.frames.lock().await;
-        // One that found nothing needs no stream.
-        while self.window().is_empty() {
-            if self.reading.work().ended {
-                return Ok(None);
-            }
-            match self.whole() {
-                Some(sealed) if sealed.frames > 0 => break,
-                Some(sealed) if group.is_recording() => return Ok(Some(sealed)),
-                _ => {}
+        loop {
+            match self.step(group, false) {
+                Step::End => return Ok(None),
+                Step::Seal(sealed) => return Ok(Some(sealed)),
+                Step::Open => break,
+                Step::Send | Step::Wait => {}
             }
             tokio::select! {
                 frame = frames.recv() => match frame {
@@ -165,20 +168,22 @@ impl Base {
         writer.set_priority(PRIORITY);
         let mut reading = pin!(self.read(&mut reader, &on_way));
         loop {
-            if self.reading.work().ended {
-                return Ok(None);
-            }
-            let unsent = self.window().unsent().cloned();
-            if let Some(frame) = unsent {
-                if on_way.enter(frame.header().number.number(), frame.bytes().len()) {
-                    writer.send_frame(frame.bytes().clone()).await?;
-                    self.window().frame_sent();
+            match self.step(group, true) {
+                Step::End => return Ok(None),
+                Step::Seal(sealed) => {
+                    writer.finish();
+                    return Ok(Some(sealed));
                 }
-            } else if let Some(sealed) = self.whole()
-                && group.is_recording()
-            {
-                writer.finish();
-                return Ok(Some(sealed));
+                Step::Send => {
+                    let unsent = self.window().unsent().cloned();
+                    if let Some(frame) = unsent
+                        && on_way.enter(frame.header().number.number(), frame.bytes().len())
+                    {
+                        writer.send_frame(frame.bytes().clone()).await?;
+                        self.window().frame_sent();
+                    }
+                }
+                Step::Open | Step::Wait => {}
             }
             let (full, sends) = {
                 let window = self.window();

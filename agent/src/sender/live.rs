@@ -146,11 +146,9 @@ impl Live {
         }
         let Some(after) = after else { return Ok(false) };
         let Some(frame) = self.group.next_after(after)? else { return Ok(false) };
-        let header = frame.header();
-        let seq = frame.last_seq().ok_or_else(|| Error::corrupt("a frame of a base in the spool"))?;
-        let head = journal::types::Head { epoch: header.epoch, seq, frame: header.number, chain: frame.head() };
+        let head = frame.end().ok_or_else(|| Error::corrupt("a frame of a base in the spool"))?;
         let bytes = frame.bytes().len();
-        if !self.on_way.enter(seq.number(), bytes) {
+        if !self.on_way.enter(head.seq.number(), bytes) {
             return Ok(false);
         }
         writer.send_frame(frame.bytes().clone()).await?;

@@ -10,7 +10,7 @@
 //! `state` and `window` decide, without I/O; the others carry it out. Only `quic` names quinn.
 
 mod base;
-mod compare;
+pub mod compare;
 mod flight;
 mod live;
 mod quic;

@@ -16,10 +16,10 @@ mod open;
 mod spooler;
 #[cfg(test)]
 mod tests;
+mod thread;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -32,9 +32,10 @@ use journal::types::{BootId, ChainHead, Durable, EpochId, GroupId, Micros, Seq, 
 
 pub(crate) use adaptive::Adaptive;
 use ages::{Ages, Moment};
-pub use open::Found;
+pub use open::{Found, Home};
 pub(crate) use open::{give_up, sweep};
-use spooler::{Chain, Spooler};
+use spooler::Chain;
+pub use spooler::{Spooler, Then};
 
 use crate::capture::{Capture, CaptureState, Clock, Start, Terms};
 use crate::{Error, ErrorKind, Result};
@@ -64,7 +65,7 @@ pub struct Spool {
     capture: Arc<Capture>,
     shared: Arc<Shared>,
     limit_bytes: u64,
-    dir: PathBuf,
+    home: Arc<dyn Home>,
     boot: BootId,
     thread: Option<JoinHandle<()>>,
 }
@@ -131,6 +132,18 @@ impl Spool {
         clock: Arc<dyn Clock>,
         on_new: Box<dyn Fn() + Send>,
     ) -> Result<(Self, Arc<Capture>)> {
+        let (mut spool, capture, spooler) = Self::begin_stepped(found, epoch, clock, on_new)?;
+        spool.thread = Some(thread::start(spooler, Arc::clone(&capture))?);
+        Ok((spool, capture))
+    }
+
+    /// The same without a thread: whoever has the spooler steps it.
+    pub fn begin_stepped(
+        found: Found,
+        epoch: &Epoch,
+        clock: Arc<dyn Clock>,
+        on_new: Box<dyn Fn() + Send>,
+    ) -> Result<(Self, Arc<Capture>, Spooler)> {
         let &Epoch { group, id, boot, parent, continues, terms } = epoch;
         let found = found.continuing(parent)?;
         let limit_bytes = found.limit_bytes;
@@ -160,9 +173,8 @@ impl Spool {
             rests: terms.flush_wait.is_none(),
             on_new,
         };
-        let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(move || spooler.run())?;
-        let spool = Self { capture: capture.clone(), shared, limit_bytes, dir: found.dir, boot, thread: Some(thread) };
-        Ok((spool, capture))
+        let spool = Self { capture: capture.clone(), shared, limit_bytes, home: found.home, boot, thread: None };
+        Ok((spool, capture, spooler))
     }
 
     /// The frame with the record after `seq`; `None` if there is none yet. May read from disk.
@@ -177,7 +189,7 @@ impl Spool {
                 return Ok(None);
             }
             let at = recent.frames.partition_point(|frame| frame.last_seq() < Some(next));
-            let frame = recent.frames.get(at).filter(|frame| first_seq(frame) <= Some(next));
+            let frame = recent.frames.get(at).filter(|frame| frame.first_seq() <= Some(next));
             if let Some(frame) = frame {
                 return Ok(Some(frame.clone()));
             }
@@ -205,7 +217,7 @@ impl Spool {
     }
 
     /// Why it cannot be written any more.
-    pub(crate) fn broken(&self) -> Option<String> {
+    pub fn broken(&self) -> Option<String> {
         self.shared.log().closed().map(str::to_owned)
     }
 
@@ -254,9 +266,7 @@ impl Spool {
             return Ok(Ending { head: log.head(), complete: false });
         }
         log.stop(self.capture.clock().wall())?;
-        // The log's own syncs do nothing.
-        let dir = std::fs::File::open(&self.dir)?;
-        rustix::fs::syncfs(&dir).map_err(|errno| Error::from(errno).context("cannot sync").with_path(&self.dir))?;
+        self.home.sync()?;
         let complete =
             self.capture.state() == CaptureState::Running && log.head().map(|head| head.seq) == self.capture.last_seq();
         Ok(Ending { head: log.head(), complete })
@@ -352,7 +362,7 @@ impl Recent {
 
 impl fmt::Debug for Spool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Spool").field("dir", &self.dir).finish_non_exhaustive()
+        f.debug_struct("Spool").field("home", &self.home).finish_non_exhaustive()
     }
 }
 
@@ -366,13 +376,6 @@ fn made(frame: &Frame, time: WallTime) -> Moment {
 /// When a record was made that bears `time`, perhaps before the machine was started: only the wall clock tells.
 fn long_ago(clock: &dyn Clock, time: WallTime) -> Moment {
     Moment::before(clock.boottime(), clock.wall().since(time))
-}
-
-fn first_seq(frame: &Frame) -> Option<Seq> {
-    match frame.header().kind {
-        journal::codec::FrameKind::Live { first } => Some(first),
-        journal::codec::FrameKind::Base { .. } => None,
-    }
 }
 
 /// Memory that a frame holds: a large one the whole buffer that it was built in.

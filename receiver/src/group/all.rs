@@ -165,6 +165,14 @@ impl Groups {
 
 /// Opens a group's journal and starts its writer.
 pub(super) fn spawn(entry: GroupEntry, opening: Opening) -> Result<Open> {
+    let (group, writer) = stepped(entry, opening);
+    let name = format!("write-{:.8}", group.id());
+    let writer = std::thread::Builder::new().name(name).spawn(move || writer.run())?;
+    Ok(Open { group, writer, image: None })
+}
+
+/// Opens a group's journal without a thread: whoever has the writer steps it.
+pub fn stepped(entry: GroupEntry, opening: Opening) -> (Group, Writer) {
     let (queue, commands) = Queue::new();
     let state = State {
         library: None,
@@ -183,8 +191,6 @@ pub(super) fn spawn(entry: GroupEntry, opening: Opening) -> Result<Open> {
         state: Mutex::new(state),
     };
     let group = Group { shared: Arc::new(shared) };
-    let writer = Writer::open(group.clone(), opening);
-    let name = format!("write-{:.8}", group.id());
-    let writer = std::thread::Builder::new().name(name).spawn(move || writer.run(commands))?;
-    Ok(Open { group, writer, image: None })
+    let writer = Writer::open(group.clone(), opening, commands);
+    (group, writer)
 }

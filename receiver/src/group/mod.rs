@@ -23,9 +23,10 @@ use journal::types::{GroupId, ResyncId, Seq, SessionId, WallTime};
 use journal::wire::{NoMark, Refusal, RefusalCode, Report};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use all::Groups;
+pub use all::{Groups, stepped};
 pub use ingest::{Attachment, Ingest};
 pub use lag::Lag;
+pub use writer::{Opening, Writer};
 
 use crate::catalog::{GroupEntry, Name};
 use crate::error::{Code, Error, Result};
