@@ -88,13 +88,13 @@ pub fn document(group: &Group, image: Option<&Image>, receiver: &str, now: Insta
     let facts = facts(&snapshot, version.as_deref(), window, now);
     let seq = |seq: Option<Seq>| seq.map(Seq::number);
     let report = snapshot.told.as_ref().map(|told| &told.report);
-    let lag = &snapshot.lag;
+    let lag = report.map(|report| report.lag).unwrap_or_default();
     let durable = seq(facts.durable);
     Ok(json!({
         "name": group.name().as_str(),
         "state": facts.state(),
         "rpo_seconds": facts.rpo(),
-        "lag": {"p50_seconds": lag.p50().seconds(), "p99_seconds": lag.p99().seconds(), "max_seconds": lag.max().seconds()},
+        "lag": {"p50_seconds": lag.p50.seconds(), "p99_seconds": lag.p99.seconds(), "max_seconds": lag.max.seconds()},
         "captured": seq(report.and_then(|report| report.captured)),
         "receivers": [{"id": receiver, "sent": null, "received": durable, "durable": durable, "applied": seq(shown.applied)}],
         "why": why(&snapshot, &shown),
@@ -158,7 +158,7 @@ fn volumes(version: Option<&Version>, report: Option<&Report>, image: Option<&Im
 
 #[cfg(test)]
 mod tests {
-    use journal::wire::Progress;
+    use journal::wire::{LagReport, Progress};
 
     use super::*;
 
@@ -170,6 +170,7 @@ mod tests {
             state,
             captured: Seq::new(captured),
             oldest: oldest.map(Micros),
+            lag: LagReport::default(),
             spool_bytes: 0,
             spool_limit_bytes: 0,
             progress: Progress::default(),

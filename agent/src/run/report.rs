@@ -90,6 +90,7 @@ impl Group {
             time: SystemClock.wall(),
             state,
             captured: spool.as_ref().and_then(|spool| spool.captured.0),
+            lag: spool.as_ref().map(|spool| spool.lag).unwrap_or_default(),
             oldest: gap.into_iter().chain(unsent).max(),
             spool_bytes: spool.as_ref().map_or(0, |spool| spool.bytes),
             spool_limit_bytes: self.spool_limit_bytes,

@@ -12,6 +12,7 @@
 mod adaptive;
 mod ages;
 mod disk;
+mod lag;
 mod open;
 mod spooler;
 #[cfg(test)]
@@ -29,9 +30,11 @@ use journal::codec::{Body, EpochBegin};
 use journal::frame::Frame;
 use journal::log::{Head, Log};
 use journal::types::{BootId, ChainHead, Durable, EpochId, GroupId, Micros, Seq, WallTime};
+use journal::wire::LagReport;
 
 pub(crate) use adaptive::Adaptive;
 use ages::{Ages, Moment};
+use lag::Lag;
 pub use open::{Found, Home};
 pub(crate) use open::{give_up, sweep};
 use spooler::Chain;
@@ -83,6 +86,8 @@ pub struct SpoolStatus {
     pub durable: Option<Seq>,
     /// Age of the oldest change that is not durable at a receiver, whatever was done to the wall clock since; `None`: there is none.
     pub oldest: Option<Micros>,
+    /// How long changes took until they were known to be durable, in this session.
+    pub lag: LagReport,
     /// Bytes on disk.
     pub bytes: u64,
     /// Bytes that are allowed.
@@ -112,6 +117,7 @@ struct Recent {
     frames: VecDeque<Frame>,
     bytes: usize,
     ages: Ages,
+    lag: Lag,
     /// The last record of all frames published.
     spooled: Option<Seq>,
     /// The last record of the runs before this one.
@@ -209,9 +215,11 @@ impl Spool {
 
     /// A receiver has all up to here durably: it may be dropped.
     pub fn acked(&self, durable: Durable) {
+        let now = self.capture.clock().boottime();
         let mut recent = self.shared.recent();
         recent.durable = recent.durable.max(Some(durable.0));
-        recent.ages.forget(durable.0);
+        let Recent { ages, lag, .. } = &mut *recent;
+        ages.forget(durable.0, |made| lag.note(made.age(now)));
         drop(recent);
         self.capture.acked(durable.0);
     }
@@ -224,6 +232,7 @@ impl Spool {
     /// A receiver goes on from `durable`: what follows is not durable there, whatever it or another one said before. May read
     /// from disk.
     pub fn goes_on_from(&self, durable: Option<Seq>) -> Result<()> {
+        self.shared.recent().lag = Lag::default();
         let Some(frame) = self.next_after(durable)? else { return Ok(()) };
         let first = frame.records().next().map(|record| self.made(&frame, record.time));
         let mut recent = self.shared.recent();
@@ -252,6 +261,7 @@ impl Spool {
             captured,
             spooled: recent.spooled,
             durable: recent.durable,
+            lag: recent.lag.report(),
             oldest: recent.ages.oldest().map(|oldest| oldest.age(now)),
             bytes,
             limit_bytes: self.limit_bytes,

@@ -14,7 +14,7 @@ use tracing::{error, info};
 
 use super::ingest::Queue;
 use super::writer::{Opening, Writer};
-use super::{Group, Lag, Progress, Shared, State};
+use super::{Group, Progress, Shared, State};
 use crate::catalog::{Catalog, GroupEntry, Name};
 use crate::error::{Code, Error, Result};
 use crate::image::Image;
@@ -174,15 +174,8 @@ pub(super) fn spawn(entry: GroupEntry, opening: Opening) -> Result<Open> {
 /// Opens a group's journal without a thread: whoever has the writer steps it.
 pub fn stepped(entry: GroupEntry, opening: Opening) -> (Group, Writer) {
     let (queue, commands) = Queue::new();
-    let state = State {
-        library: None,
-        findings: Vec::new(),
-        report: None,
-        orders: None,
-        lag: Lag::default(),
-        last_verified: None,
-        busy: None,
-    };
+    let state =
+        State { library: None, findings: Vec::new(), report: None, orders: None, last_verified: None, busy: None };
     let shared = Shared {
         entry,
         session: AtomicU64::new(0),

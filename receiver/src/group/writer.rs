@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::{error, info, warn};
 
 use super::ingest::{Command, superseded};
-use super::{Fault, Group, Lag};
+use super::{Fault, Group};
 
 /// What a journal is opened with.
 #[derive(Clone, Debug)]
@@ -140,7 +140,6 @@ impl Writer {
             Some(Fault::Damaged(_)) | None => {}
             Some(Fault::Disk(_) | Fault::Full(_)) => self.reopen(),
         }
-        self.group.state().lag = Lag::default();
         self.group.shared.progress.send_modify(|now| {
             now.session = session;
             now.refused = None;
@@ -176,12 +175,9 @@ impl Writer {
         }
         let Batch { session, live, bases, rooms } = batch;
         let result = self.write_bases(session, &bases).and_then(|()| self.write_live(session, &live));
-        match result {
-            Ok(()) => self.note_lag(&live),
-            Err(refusal) => {
-                self.refused = Some(session);
-                self.group.shared.progress.send_modify(|now| now.refused = Some(refusal));
-            }
+        if let Err(refusal) = result {
+            self.refused = Some(session);
+            self.group.shared.progress.send_modify(|now| now.refused = Some(refusal));
         }
         self.publish();
         drop(rooms);
@@ -299,14 +295,6 @@ impl Writer {
             now.head = head;
             now.bases = bases;
         });
-    }
-
-    fn note_lag(&self, frames: &[Frame]) {
-        let now = (self.opening.now)();
-        let mut state = self.group.state();
-        for first in frames.iter().filter_map(|frame| frame.records().next()) {
-            state.lag.note(first.time, now);
-        }
     }
 }
 

@@ -9,8 +9,8 @@ use journal::codec::{Body, Sealed};
 use journal::frame::Frame;
 use journal::types::{ChainHead, FrameNo, GroupId, Head, ResyncId, Seq, WallTime};
 use journal::wire::{
-    AgentState, BaseHead, Hello, JoinOutcome, JoinRequest, JoinSecret, Message, NoMark, Offer, Progress, ReceiverId,
-    Refusal, RefusalCode, Report,
+    AgentState, BaseHead, Hello, JoinOutcome, JoinRequest, JoinSecret, LagReport, Message, NoMark, Offer, Progress,
+    ReceiverId, Refusal, RefusalCode, Report,
 };
 use link::{Identity, MessageReader, MessageWriter, Purpose, message_stream, refusal_of};
 use quinn::{Connection, Endpoint};
@@ -481,6 +481,7 @@ fn report(group: GroupId, captured: u64) -> Message {
         state: AgentState::Running,
         captured: Seq::new(captured),
         oldest: None,
+        lag: LagReport::default(),
         spool_bytes: 0,
         spool_limit_bytes: 0,
         progress: Progress::default(),
