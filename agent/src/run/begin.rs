@@ -16,12 +16,13 @@ use journal::types::{BootId, ChainHead, EpochId, GroupId, Head, Sectors, VolumeN
 use journal::wire::RebaseReason;
 use tokio::sync::{Notify, watch};
 
+use super::crash::{self, Crash, Verdicts};
 use super::group::{Group, Link, Run, Stage, Volume};
 use super::hot::{HotLogs, Logs};
 use super::switch::Switch;
 use crate::base::{BaseVolume, Known};
 use crate::capture::{Capture, SystemClock, Terms, boot_id};
-use crate::hot::Left;
+use crate::hot::{Claim, Left, Testimony};
 use crate::source::{Source, Storage, refuse_inside};
 use crate::spool::{Epoch, Found, Spool, sweep};
 use crate::state::{self, Action, Facts, GroupState, Groups, OpenedEpoch, Plan, plan};
@@ -62,6 +63,8 @@ pub(super) struct Subject<'a> {
     action: Action,
     /// What of it may differ from what the order has.
     left: Left,
+    /// What the last run claims of it.
+    claim: Option<Claim>,
 }
 
 impl Group {
@@ -86,7 +89,19 @@ impl Group {
         let names = options.volumes.iter().map(|(name, _)| name.as_str());
         let logs = Logs::beside(&state.spool_dir(), boot)?;
         let subjects = subjects(&state, &plan, names, &sources, (&logs, parent))?;
-        say_what_is_compared(&mut plan, &subjects);
+        if let Some(gap) = &mut plan.gap {
+            say_what_is_compared(gap, &subjects);
+        }
+        let durable = state.state().durable.map(|head| head.seq);
+        let unbelieved = |it: &Subject<'_>| match (&it.claim, &it.left) {
+            (None, Left::All { why }) => Some((it.number, Err(why.clone()))),
+            _ => None,
+        };
+        let crash = Crash {
+            durable,
+            claims: subjects.iter().filter_map(|it| it.claim.clone()).collect(),
+            unbelieved: subjects.iter().filter_map(unbelieved).collect(),
+        };
         let parts = Parts { id, boot, terms: options.terms, wake: &wake };
         let epoch = open_epoch(&mut state, parent, remembered(&subjects)?)?;
         let hot = hot_logs(&logs, id, epoch, &subjects)?;
@@ -117,12 +132,13 @@ impl Group {
             rates: Mutex::default(),
             take_over: AtomicBool::new(options.take_over),
             trouble: Mutex::default(),
+            crash: Mutex::new(Some(crash)),
         })
     }
 
-    /// Begins anew at the receiver's head: what is in the spool is given up, and everything is compared. The host waits only for
-    /// what happens in memory.
-    pub(crate) fn rebase(&self, parent: Option<Head>, reason: RebaseReason) -> Result<()> {
+    /// Begins anew at the receiver's head: what is in the spool is given up, and everything is compared; but of a volume of whose log
+    /// `verdicts` say that the receiver agrees with it, only what may differ. The host waits only for what happens in memory.
+    pub(crate) fn rebase(&self, parent: Option<Head>, reason: RebaseReason, verdicts: &Verdicts) -> Result<()> {
         let action = if parent.is_some() { Action::Compare } else { Action::FirstCopy };
         let subjects: Vec<Subject<'_>> = self.volumes.iter().map(|volume| Subject::of(volume, action)).collect();
         let text = match reason {
@@ -132,7 +148,8 @@ impl Group {
             RebaseReason::Disturbed => "a source was changed by somebody else",
         };
         let gap = Gap { reason: GapReason::UncleanStart, text: text.to_owned() };
-        self.replace(parent, &subjects, &gap, |_, _| {})?;
+        self.replace(parent, subjects, gap, verdicts, |_, _| {})?;
+        self.no_crash_any_more();
         self.decided();
         self.compared_anew();
         Ok(())
@@ -143,8 +160,9 @@ impl Group {
     pub(super) fn replace(
         &self,
         parent: Option<Head>,
-        subjects: &[Subject<'_>],
-        gap: &Gap,
+        mut subjects: Vec<Subject<'_>>,
+        mut gap: Gap,
+        verdicts: &Verdicts,
         carry: impl FnOnce(&mut Run, &mut Run),
     ) -> Result<()> {
         // 1. What takes time, while the old run goes on beside it: an empty spool, and that there is a new epoch, durably. After a
@@ -153,14 +171,14 @@ impl Group {
             let mut state = self.state();
             let dir = state.spool_dir();
             let found = Found::anew(&dir, self.id, self.spool_limit_bytes, link::random)?;
-            let epoch = open_epoch(&mut state, parent, remembered(subjects)?)?;
+            let epoch = open_epoch(&mut state, parent, remembered(&subjects)?)?;
             state.set_durable(parent)?;
             // The old logs are of an epoch that is not the last any more: they mean that all is to be compared, and so do the new ones.
             self.read().hot.values().for_each(|hot| hot.retire());
-            let hot = hot_logs(&Logs::beside(&dir, self.boot)?, self.id, epoch, subjects)?;
+            let hot = hot_logs(&Logs::beside(&dir, self.boot)?, self.id, epoch, &subjects)?;
             (found, epoch, hot, dir)
         };
-        let old = {
+        let (old, narrowed) = {
             // 2. Nobody writes in between: a change is in the old run, or in the new one. Nor waits for what the old one will never
             //    have.
             self.end_waiting();
@@ -171,8 +189,14 @@ impl Group {
             }
             // 3. The new run takes the old one's place. What that captured is on the sources.
             (_, found.time) = run.capture.last();
+            for (it, volume) in subjects.iter_mut().zip(&self.volumes) {
+                it.left = crash::left(volume, run.hot.get(&it.number).map(Arc::as_ref), verdicts);
+            }
+            say_what_is_compared(&mut gap, &subjects);
             let parts = Parts { id: self.id, boot: self.boot, terms: self.terms, wake: &self.wake };
-            let mut new = begin(&parts, (epoch, hot), found, parent, subjects, (&[], Some(gap)))?;
+            let mut new = begin(&parts, (epoch, hot), found, parent, &subjects, (&[], Some(&gap)))?;
+            let hots = subjects.iter().filter_map(|it| Some((Arc::clone(new.hot.get(&it.number)?), it.left.clone())));
+            let narrowed: Vec<_> = hots.collect();
             for (volume, tap) in self.volumes.iter().zip(&mut paused) {
                 let hot = new.hot.get(&volume.number).cloned();
                 **tap = Tap::new(volume.number, volume.source.clone(), Arc::clone(&new.capture)).behind(hot);
@@ -181,9 +205,11 @@ impl Group {
                 base.end();
             }
             carry(&mut run, &mut new);
-            std::mem::replace(&mut *run, new)
+            (std::mem::replace(&mut *run, new), narrowed)
         };
-        // 4. The old one ends, and then its spool goes.
+        // 4. Until here the logs say that all is hot.
+        narrowed.iter().for_each(|(hot, left)| hot.narrow(left));
+        // 5. The old one ends, and then its spool goes.
         drop(old);
         sweep(&dir);
         self.base_changed.notify_one();
@@ -231,8 +257,16 @@ impl Group {
 impl<'a> Subject<'a> {
     pub(super) fn of(volume: &'a Volume, action: Action) -> Self {
         // Whatever the log says: the receiver is not where it was when that was written.
-        let left = Left::All { why: String::new() };
-        Self { number: volume.number, uuid: volume.uuid, name: &volume.name, source: &volume.source, action, left }
+        let (left, claim) = (Left::All { why: String::new() }, None);
+        Self {
+            number: volume.number,
+            uuid: volume.uuid,
+            name: &volume.name,
+            source: &volume.source,
+            action,
+            left,
+            claim,
+        }
     }
 }
 
@@ -270,18 +304,20 @@ fn subjects<'a>(
     let subjects = planned.map(|((planned, name), source)| {
         let known = state.volumes.get(&planned.number).map(|volume| volume.uuid);
         let uuid = known.unwrap_or_else(|| VolumeUuid(link::random()));
-        let left = match planned.action {
-            Action::Continue if is_durable => Left::Only(Vec::new()),
+        let known = |left: Left| Testimony { left, noted: None };
+        let testimony = match planned.action {
+            Action::Continue if is_durable => known(Left::Only(Vec::new())),
             Action::Compare if is_ours => logs.left(state, uuid, source)?,
-            Action::Continue | Action::Compare | Action::FirstCopy => Left::All { why: String::new() },
+            Action::Continue | Action::Compare | Action::FirstCopy => known(Left::All { why: String::new() }),
         };
-        Ok(Subject { number: planned.number, uuid, name, source, action: planned.action, left })
+        let claim = Claim::of(planned.number, source.size(), &testimony);
+        Ok(Subject { number: planned.number, uuid, name, source, action: planned.action, left: testimony.left, claim })
     });
     subjects.collect()
 }
 
 /// How much, and if it is all, why: for whoever waits for it.
-fn say_what_is_compared(plan: &mut Plan, subjects: &[Subject<'_>]) {
+fn say_what_is_compared(gap: &mut Gap, subjects: &[Subject<'_>]) {
     for it in subjects.iter().filter(|it| it.action == Action::Compare) {
         let what = match &it.left {
             Left::Only(ranges) => {
@@ -292,7 +328,7 @@ fn say_what_is_compared(plan: &mut Plan, subjects: &[Subject<'_>]) {
             Left::All { why } => format!("all of {} is compared: {why}", it.name),
         };
         tracing::info!("{what}");
-        plan.add_to_gap(&what);
+        state::add_to_gap(gap, &what);
     }
 }
 

@@ -26,6 +26,7 @@ use journal::types::{ChainHead, EpochId, GroupId, Sectors, Seq, VolumeNo, Volume
 
 pub use file::{Group, Groups};
 pub use place::Place;
+pub(crate) use start::add_to_gap;
 pub use start::{Action, Facts, Plan, VolumePlan, plan};
 
 use crate::source::{FileProof, Identity};

@@ -130,21 +130,19 @@ fn why_compare(
     Some((reason, why))
 }
 
-impl Plan {
-    /// More about the gap, if there is one.
-    pub(crate) fn add_to_gap(&mut self, text: &str) {
-        if let Some(gap) = self.gap.as_mut().filter(|gap| gap.text.len() + text.len() < 512) {
-            gap.text.push_str(&format!("; {text}"));
-        }
+/// More about a gap. A note is short: a thousand volumes need not all be named.
+pub(crate) fn add_to_gap(gap: &mut Gap, text: &str) {
+    if gap.text.len() + text.len() < 512 {
+        gap.text.push_str(&format!("; {text}"));
     }
+}
 
+impl Plan {
     /// The first reason is the gap's; the others are in its text.
     fn add_gap(&mut self, reason: GapReason, text: String) {
         match &mut self.gap {
             None => self.gap = Some(Gap { reason, text }),
-            // A note is short: a thousand volumes need not all be named.
-            Some(gap) if gap.text.len() + text.len() < 512 => gap.text.push_str(&format!("; {text}")),
-            Some(_) => {}
+            Some(gap) => add_to_gap(gap, &text),
         }
     }
 }
