@@ -15,6 +15,7 @@ mod mark;
 mod rates;
 mod report;
 mod switch;
+mod unread;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -35,6 +35,7 @@ mod tests;
 #[cfg(test)]
 mod worlds;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use journal::types::{BootId, EpochId, GroupId, Sectors, VolumeUuid};
@@ -82,13 +83,26 @@ impl Subject {
 /// What has to be compared after an unclean end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Left {
-    /// These bytes: whole extents, in order, apart.
+    /// These bytes: in order, apart.
     Only(Vec<Range<u64>>),
     /// All of it.
     All {
         /// Why, for people.
         why: String,
     },
+}
+
+impl Left {
+    /// With the extents of these bytes as well.
+    pub(crate) fn with(self, more: &[Range<u64>], size: Sectors) -> Self {
+        match self {
+            Self::Only(known) => {
+                let both: BTreeSet<_> = extents_in(&known).chain(extents_in(more)).collect();
+                Self::Only(ranges(both, size))
+            }
+            all @ Self::All { .. } => all,
+        }
+    }
 }
 
 /// A log as it is read or begun: the boot it is of stands beside what it is about, for it may be another one by now.

@@ -20,12 +20,13 @@ use super::crash::{self, Crash, Verdicts};
 use super::group::{Group, Link, Run, Stage, Volume};
 use super::hot::{HotLogs, Logs};
 use super::switch::Switch;
+use super::unread::unread;
 use crate::base::{BaseVolume, Known};
 use crate::capture::{Capture, SystemClock, Terms, boot_id};
-use crate::hot::{Claim, Left, Testimony};
+use crate::hot::{Claim, Left};
 use crate::source::{Source, Storage, refuse_inside};
 use crate::spool::{Epoch, Found, Spool, sweep};
-use crate::state::{self, Action, Facts, GroupState, Groups, OpenedEpoch, Plan, plan};
+use crate::state::{self, Action, Facts, GroupState, Groups, OpenedEpoch, Plan, Stopped, plan};
 use crate::tap::Tap;
 use crate::{Error, Result};
 
@@ -63,6 +64,8 @@ pub(super) struct Subject<'a> {
     action: Action,
     /// What of it may differ from what the order has.
     left: Left,
+    /// What of it may differ from what the receiver is remembered to have: what its log begins with.
+    hot: Left,
     /// What the last run claims of it.
     claim: Option<Claim>,
 }
@@ -93,7 +96,7 @@ impl Group {
             say_what_is_compared(gap, &subjects);
         }
         let durable = state.state().durable.map(|head| head.seq);
-        let unbelieved = |it: &Subject<'_>| match (&it.claim, &it.left) {
+        let unbelieved = |it: &Subject<'_>| match (&it.claim, &it.hot) {
             (None, Left::All { why }) => Some((it.number, Err(why.clone()))),
             _ => None,
         };
@@ -231,15 +234,17 @@ impl Group {
         self.wake();
     }
 
-    /// Ends the run. If all of it is in the spool and on the sources, that is proven and remembered.
+    /// Ends the run. If all of it is in the spool and on the sources, or is known to be still to be read there, that is proven and
+    /// remembered.
     pub(super) fn finish(&self) -> Result<()> {
         self.save_durable()?;
         let mut run = self.write();
-        let is_whole = matches!(run.stage, Stage::Sealed) && !self.is_disturbed();
-        run.stage = Stage::Sealed;
+        let stage = std::mem::replace(&mut run.stage, Stage::Sealed);
         let Some(spool) = run.spool.take() else { return Ok(()) };
         let ending = spool.stop()?;
-        let (true, true, Some(head)) = (is_whole, ending.complete, ending.head) else { return Ok(()) };
+        let (false, true, Some(head)) = (self.is_disturbed(), ending.recorded, ending.head) else { return Ok(()) };
+        let is_whole = matches!(stage, Stage::Sealed) && ending.complete;
+        let unread = (!is_whole).then(|| unread(&self.volumes, stage, run.capture.hand_over()));
         let mut proofs = BTreeMap::new();
         for volume in &self.volumes {
             if let Err(error) = volume.source.sync() {
@@ -250,22 +255,23 @@ impl Group {
                 proofs.insert(volume.number, proof);
             }
         }
-        self.state().note_stopped(head, proofs)
+        self.state().note_stopped(Stopped { head, proofs, unread })
     }
 }
 
 impl<'a> Subject<'a> {
     pub(super) fn of(volume: &'a Volume, action: Action) -> Self {
         // Whatever the log says: the receiver is not where it was when that was written.
-        let (left, claim) = (Left::All { why: String::new() }, None);
+        let left = || Left::All { why: String::new() };
         Self {
             number: volume.number,
             uuid: volume.uuid,
             name: &volume.name,
             source: &volume.source,
             action,
-            left,
-            claim,
+            left: left(),
+            hot: left(),
+            claim: None,
         }
     }
 }
@@ -297,28 +303,38 @@ fn subjects<'a>(
 ) -> Result<Vec<Subject<'a>>> {
     let state = group.state();
     // What the spool has and no receiver is not safe from a power cut, though it is proven to be there now.
-    let is_durable = |stopped: &state::Stopped| state.durable.is_some_and(|durable| durable.seq >= stopped.head.seq);
+    let is_durable = |stopped: &Stopped| state.durable.is_some_and(|durable| durable.seq >= stopped.head.seq);
     let is_durable = state.stopped.as_ref().is_some_and(is_durable);
     let is_ours = state.stopped.is_none() && parent.is_some() && !group.is_copied();
     let planned = plan.volumes.iter().zip(names).zip(sources);
     let subjects = planned.map(|((planned, name), source)| {
         let known = state.volumes.get(&planned.number).map(|volume| volume.uuid);
         let uuid = known.unwrap_or_else(|| VolumeUuid(link::random()));
-        let known = |left: Left| Testimony { left, noted: None };
-        let testimony = match planned.action {
-            Action::Continue if is_durable => known(Left::Only(Vec::new())),
-            Action::Compare if is_ours => logs.left(state, uuid, source)?,
-            Action::Continue | Action::Compare | Action::FirstCopy => known(Left::All { why: String::new() }),
+        let all = || Left::All { why: String::new() };
+        let (left, hot, claim) = match planned.action {
+            Action::Continue if is_durable => (Left::Only(Vec::new()), Left::Only(Vec::new()), None),
+            Action::Compare if is_ours => {
+                let testimony = logs.left(state, uuid, source)?;
+                let claim = Claim::of(planned.number, source.size(), &testimony);
+                (testimony.left.clone(), testimony.left, claim)
+            }
+            Action::Resume if !group.is_copied() => {
+                // What waits in the spool is not safe from a power cut; the log still lists that.
+                let unread = state.unread(planned.number).to_vec();
+                let testimony = logs.left(state, uuid, source)?;
+                let claim = Claim::of(planned.number, source.size(), &testimony);
+                (Left::Only(unread.clone()), testimony.left.with(&unread, source.size()), claim)
+            }
+            Action::Continue | Action::Compare | Action::Resume | Action::FirstCopy => (all(), all(), None),
         };
-        let claim = Claim::of(planned.number, source.size(), &testimony);
-        Ok(Subject { number: planned.number, uuid, name, source, action: planned.action, left: testimony.left, claim })
+        Ok(Subject { number: planned.number, uuid, name, source, action: planned.action, left, hot, claim })
     });
     subjects.collect()
 }
 
 /// How much, and if it is all, why: for whoever waits for it.
 fn say_what_is_compared(gap: &mut Gap, subjects: &[Subject<'_>]) {
-    for it in subjects.iter().filter(|it| it.action == Action::Compare) {
+    for it in subjects.iter().filter(|it| it.action.compares()) {
         let what = match &it.left {
             Left::Only(ranges) => {
                 let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
@@ -336,7 +352,7 @@ fn say_what_is_compared(gap: &mut Gap, subjects: &[Subject<'_>]) {
 fn hot_logs(logs: &Logs, group: GroupId, epoch: EpochId, subjects: &[Subject<'_>]) -> Result<HotLogs> {
     logs.keep(&subjects.iter().map(|it| it.uuid).collect::<Vec<_>>())?;
     let begun = subjects.iter().filter_map(|it| {
-        let begun = logs.begin(group, epoch, it.uuid, it.source, &it.left);
+        let begun = logs.begin(group, epoch, it.uuid, it.source, &it.hot);
         begun.transpose().map(|hot| Ok((it.number, hot?)))
     });
     begun.collect()
@@ -406,7 +422,7 @@ fn declare(capture: &Capture, subjects: &[Subject<'_>], removed: &[VolumeNo], ga
             Action::Continue => vec![],
             Action::FirstCopy => vec![add],
             // Its size once more: what an earlier one had beyond it does not come back when it grows again.
-            Action::Compare => {
+            Action::Compare | Action::Resume => {
                 vec![Body::VolumeRemove { volume }, add, Body::Resize { volume, size: it.source.size() }]
             }
         }
@@ -424,7 +440,7 @@ fn wanted(subjects: &[Subject<'_>], parent: Option<Head>) -> Vec<BaseVolume> {
         size: it.source.size(),
         known: match &it.left {
             // Without an order before this epoch there is nothing to compare with.
-            _ if it.action != Action::Compare || parent.is_none() => Known::Nothing,
+            _ if !it.action.compares() || parent.is_none() => Known::Nothing,
             Left::Only(ranges) => Known::AllBut(ranges.as_slice().into()),
             Left::All { .. } => Known::Compare,
         },
