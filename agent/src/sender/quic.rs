@@ -86,7 +86,7 @@ fn why_no_session(peer: &Peer, error: &Error) -> String {
 }
 
 /// An error and its causes, as far as they say more.
-fn in_full(error: &Error) -> String {
+pub(super) fn in_full(error: &Error) -> String {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     causes
         .map(ToString::to_string)
