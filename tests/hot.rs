@@ -1,8 +1,12 @@
-//! A killed agent reads only what was being written when it starts again; and all of it when its record of that proves nothing.
+//! A killed agent reads only what was being written when it starts again, and so does one whose machine lost power; and all of it when
+//! the record of that proves nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
 mod common;
+mod hot {
+    pub(crate) mod power;
+}
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -11,9 +15,11 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::cluster::Cluster;
+use common::cluster::{Cluster, assert_equal, random};
+use common::judged::{Load, assert_gap, assert_legal, is_in_gap};
 use common::wait_for;
-use oracle::{Client, Rng};
+use hot::power::Machine;
+use oracle::{Client, Hot, Rng, SizeShare, Volume, Workload, fill_initial};
 
 const GIB: u64 = 1 << 30;
 const BLOCK: u64 = 4096;
@@ -110,7 +116,7 @@ fn after_a_kill_only_what_was_hot_is_compared() {
 /// Whatever is wrong with the log is a reason to compare all, and said; what somebody else wrote meanwhile is found.
 #[test]
 fn a_log_that_proves_nothing_means_that_all_is_compared() {
-    let mut cluster = Cluster::live(&common::cluster::random(1, 32 << 20));
+    let mut cluster = Cluster::live(&random(1, 32 << 20));
     let old = fs::read(log(&cluster)).unwrap();
     let mut check = |damage: &mut dyn FnMut(&Cluster), why: &str| {
         cluster.write(12 << 20, &[0xAB; 4096]);
@@ -140,4 +146,116 @@ fn a_log_that_proves_nothing_means_that_all_is_compared() {
     check(write, "after the agent had ended");
     cluster.stop_agent();
     cluster.stop_receiver();
+}
+
+/// Writes there without a flush, until the receiver has all of it durably.
+fn write_unflushed(cluster: &Cluster, offset: u64, round: u64) {
+    let mut client = Client::connect(&cluster.tap(), "db").unwrap();
+    for block in 0..64 {
+        client.write(offset + block * BLOCK, &random(round * 100 + block, 4096), false).unwrap();
+    }
+    drop(client);
+    cluster.mark(&format!("round-{round}"));
+}
+
+/// How many bytes were compared at the last start, and whether the receiver was ahead.
+fn compared(cluster: &Cluster) -> (u64, bool) {
+    let why = newest_gap(cluster);
+    let (text, bytes) = why.rsplit_once("; ").unwrap_or_else(|| panic!("{why}"));
+    let (bytes, rest) = bytes.split_once(' ').unwrap();
+    assert!(rest.ends_with("bytes of db are compared"), "{why}");
+    (bytes.parse().unwrap(), text == "the receiver has more than this agent remembers")
+}
+
+/// The story: a machine under load loses power, with what its disk did not have yet, though the receiver does. It comes up with less than
+/// the receiver has, reads the little that was hot, and the newest point is what it has; every point from before is what it was.
+#[test]
+fn after_a_power_cut_only_what_was_hot_is_compared() {
+    const SIZE: u64 = 192 << 20;
+    let Some((mut cluster, mut machine)) = Machine::new() else { return };
+    let volume = Volume::new(31, SIZE);
+    fill_initial(&cluster.source, &volume).unwrap();
+    cluster.begin();
+    cluster.settle();
+    wait_listed(&cluster);
+    let load = Workload {
+        connections: 2,
+        sizes: [(4096, 8), (65_536, 2)].map(|(bytes, weight)| SizeShare { bytes, weight }).to_vec(),
+        hot: Some(Hot { bytes: 8 << 20, percent: 100 }),
+        seed: 31,
+        rate: Some(500),
+        flush_every: Some(64),
+        ..Workload::new(&cluster.tap(), "")
+    };
+    let load = Load::start(volume, load);
+    load.wait_for(1000);
+    let mut sizes = Vec::new();
+    let mut before: Vec<(String, Vec<u8>)> = Vec::new();
+    let (mut lost, mut ahead) = (0, 0);
+    for round in 0..3 {
+        if round > 0 {
+            let mark = format!("round-{round}");
+            write_unflushed(&cluster, (80 + 32 * round) << 20, round);
+            before.push((mark.clone(), cluster.image(&format!("mark:{mark}"))));
+        }
+        machine.cut(&mut cluster);
+        machine.boot(&mut cluster);
+        cluster.settle();
+        let (bytes, is_ahead) = compared(&cluster);
+        assert!(bytes > 0 && bytes < SIZE / 2, "{}", newest_gap(&cluster));
+        sizes.push(bytes >> 20);
+        ahead += u32::from(is_ahead);
+        cluster.assert_same();
+        if let Some((_, image)) = before.last() {
+            let source = fs::read(&cluster.source).unwrap();
+            lost += source.chunks(512).zip(image.chunks(512)).filter(|(now, then)| now != then).count();
+        }
+    }
+    // Points from before the first cut are legal, the load ended with it; and the others are what they were.
+    let (gaps, mut rng) = (cluster.gaps(), Rng::new(31));
+    let ((from, _), until) = (cluster.window(), gaps[1].from);
+    for instant in [from + rng.below(until - from + 1), from + rng.below(until - from + 1), until] {
+        match is_in_gap(instant, &gaps) {
+            true => assert_gap(&cluster, instant),
+            false => assert_legal(&cluster, instant, || load.history()),
+        }
+    }
+    for (mark, image) in &before {
+        assert_equal(&cluster.image(&format!("mark:{mark}")), image);
+    }
+    println!(
+        "MiB compared of {}: {sizes:?}, {ahead} times behind the receiver; {lost} sectors that it had were lost here",
+        SIZE >> 20
+    );
+    assert!(lost > 0 && ahead > 1, "no power was cut");
+    let verified = cluster.ask(&["verify", "db"]).document();
+    assert_eq!(verified["ok"], true, "{verified}");
+    machine.end(cluster);
+}
+
+/// A snapshot of the whole machine that is put back looks like a power cut, and the receiver is ahead as it is after one. That its
+/// log of hot extents is an old one shows in what the receiver has.
+#[test]
+fn a_machine_that_was_set_back_compares_all() {
+    const SIZE: u64 = 64 << 20;
+    let Some((mut cluster, mut machine)) = Machine::new() else { return };
+    fs::write(&cluster.source, random(5, usize::try_from(SIZE).unwrap())).unwrap();
+    cluster.begin();
+    cluster.settle();
+    wait_listed(&cluster);
+    cluster.write(1 << 20, &random(6, 65_536));
+    let snapshot = machine.snapshot(&cluster);
+    cluster.write(40 << 20, &random(7, 65_536));
+    cluster.mark("later");
+    let later = cluster.image("mark:later");
+    machine.cut(&mut cluster);
+    machine.set_back(&snapshot);
+    machine.boot(&mut cluster);
+    cluster.settle();
+    let why = newest_gap(&cluster);
+    assert!(why.contains("all of db is compared: the receiver has a change in extent 10"), "{why}");
+    cluster.assert_same();
+    assert_equal(&cluster.image("mark:later"), &later);
+    assert!(later != fs::read(&cluster.source).unwrap());
+    machine.end(cluster);
 }

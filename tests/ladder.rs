@@ -267,3 +267,63 @@ fn a_durable_flush_is_at_the_receiver() {
     cluster.stop_agent();
     cluster.stop_receiver();
 }
+
+/// The story: an agent is stopped while changes are only tracked, started and stopped again before it could read any of them, and goes on
+/// with these alone.
+#[test]
+fn what_is_left_to_be_read_at_a_stop_is_all_that_the_next_start_reads() {
+    const BLOCK: u64 = 64 << 10;
+    let mut cluster = Cluster::new();
+    fs::write(&cluster.source, random(1, usize::try_from(VOLUME_BYTES).unwrap())).unwrap();
+    cluster.protect = ["--spool-size", SPOOL].map(Into::into).to_vec();
+    cluster.begin();
+    cluster.settle();
+    cluster.mark("before");
+    let before = fs::read(&cluster.source).unwrap();
+    cluster.kill_receiver();
+    let mut client = Client::connect(&cluster.tap(), "db").unwrap();
+    let is_tracking = || cluster.agent_status()["state"] == "tracking";
+    let mut written = 0;
+    while !is_tracking() {
+        (0..4).for_each(|part| client.write(part << 20, &random(100 + written + part, 1 << 20), false).unwrap());
+        written += 4;
+        assert!(written < MIBS, "the spool never was full");
+    }
+    for (round, at) in [20, 33, 50].into_iter().enumerate() {
+        client.write((at << 20) + 4096, &random(7 + at, 512), round == 1).unwrap();
+    }
+    drop(client);
+    // What a start says that is to be read: some MiB in which tracking began, and three blocks.
+    let left = |cluster: &mut Cluster, most: u64| {
+        cluster.stop_agent();
+        cluster.start_agent();
+        let total = cluster.agent_status()["progress"]["total_bytes"].as_u64().unwrap();
+        assert!((3 * BLOCK..=(4 << 20) + most).contains(&total), "{total}: {}", cluster.words());
+        total
+    };
+    let first = left(&mut cluster, 3 * BLOCK);
+    cluster.write((60 << 20) + 4096, &random(9, 4096));
+    let again = left(&mut cluster, 4 * BLOCK);
+    assert!(again >= first);
+    cluster.start_receiver();
+    cluster.settle();
+    cluster.assert_same();
+    assert_eq!(cluster.gaps().len(), 2);
+    assert!(cluster.image("mark:before") == before);
+    // Once it is whole, a stop is one as ever.
+    cluster.stop_agent();
+    cluster.start_agent();
+    cluster.settle();
+    assert_eq!(cluster.gaps().len(), 2);
+    // What somebody else wrote meanwhile is found all the same.
+    cluster.kill_receiver();
+    cluster.start_receiver();
+    cluster.stop_agent();
+    cluster.write_behind(40 << 20, &[7; 512]);
+    cluster.start_agent();
+    cluster.settle();
+    cluster.assert_same();
+    println!("{first} and then {again} bytes of {VOLUME_BYTES} were left to be read");
+    cluster.stop_agent();
+    cluster.stop_receiver();
+}

@@ -6,6 +6,7 @@
 //! ```
 
 mod begin;
+mod crash;
 mod group;
 mod hot;
 mod ladder;
@@ -17,6 +18,7 @@ mod rates;
 mod report;
 pub mod rungs;
 mod switch;
+mod unread;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,6 +32,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 pub use begin::GroupOptions;
+pub(crate) use crash::Verdicts;
 pub(crate) use group::{Group, Link};
 pub(crate) use mark::Unmarked;
 pub(crate) use report::Condition;

@@ -126,6 +126,13 @@ impl Cluster {
         self.agent = Some(Process::start(&self.path("agent.log"), &self.protect_args()));
     }
 
+    /// As [`start_agent`](Self::start_agent), by whoever starts processes in another way.
+    pub(crate) fn start_agent_with(&mut self, start: impl FnOnce(&Path, &[OsString]) -> Process) {
+        self.agent = Some(start(&self.path("agent.log"), &self.protect_args()));
+        let ready = self.agent.as_mut().unwrap().event();
+        assert_eq!(ready["event"], "ready");
+    }
+
     pub(crate) fn start_agent(&mut self) {
         self.spawn_agent();
         let ready = self.agent.as_mut().unwrap().event();

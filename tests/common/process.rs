@@ -43,6 +43,18 @@ impl Process {
         Self::spawn(log, outer)
     }
 
+    /// The same as in another boot of the machine, which has just begun; the file is the boot's id.
+    pub(crate) fn start_booted(id: &Path, log: &Path, args: &[OsString]) -> Self {
+        let uptime = fs::read_to_string("/proc/uptime").unwrap();
+        let (seconds, _) = uptime.split_once('.').unwrap();
+        let inner = command(args);
+        let mut outer = Command::new("unshare");
+        outer.args(["--mount", "--time", &format!("--boottime=-{seconds}")]);
+        let become_it = r#"mount --bind "$1" /proc/sys/kernel/random/boot_id && shift && exec "$@""#;
+        outer.args(["sh", "-c", become_it, "sh"]).arg(id).arg(inner.get_program()).args(inner.get_args());
+        Self::spawn(log, outer)
+    }
+
     fn spawn(log: &Path, mut command: Command) -> Self {
         let stderr = File::options().create(true).append(true).open(log).unwrap();
         command.env("TZ", "UTC").stdin(Stdio::null());

@@ -89,6 +89,8 @@ impl Story {
         self.cluster.assert_same();
         let verified = self.cluster.ask(&["verify", "db"]).document();
         assert_eq!(verified["ok"], true, "{verified}");
+        // One that opens within another is not counted.
+        assert_eq!(self.cluster.status()["gaps_total"], self.cluster.gaps().len());
         self.cluster.stop_agent();
         self.cluster.stop_receiver();
     }

@@ -493,7 +493,7 @@ impl Agent {
         let Ok(ending) = spool.stop() else { return false };
         let (true, true, Some(head)) = (is_whole, ending.complete, ending.head) else { return false };
         host.source.sync().unwrap();
-        host.state.stopped = Some(Stopped { head, proofs: BTreeMap::new() });
+        host.state.stopped = Some(Stopped { head, proofs: BTreeMap::new(), unread: None });
         true
     }
 }

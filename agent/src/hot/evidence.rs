@@ -9,16 +9,15 @@
 //! ```
 //!
 //! A log restored from an old copy is caught by the same rule, for its note is older than the source's last change; and if the
-//! source was set back with it, the receiver is ahead of this agent, and then all is compared whatever the log says.
-
-use std::ops::Range;
+//! source was set back with it, the receiver is ahead of this agent, and then the log counts only if what the receiver has agrees
+//! with it: see [`Claim`](super::Claim).
 
 use journal::disk::{Disk, read_file};
 use journal::types::{BootId, WallTime};
 
 use super::codec::{FILE_BYTES, Note};
 use super::recover::{self, Hot};
-use super::{EXTENT_BYTES, Head, Left, Subject};
+use super::{Head, Left, Subject, ranges};
 use crate::Result;
 
 /// How long after the last note the tap may have written: one is due each second. A machine under load is late.
@@ -41,15 +40,25 @@ pub struct Now {
     pub boottime: WallTime,
 }
 
+/// What a log says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Testimony {
+    /// What has to be compared.
+    pub left: Left,
+    /// When it was last known to be tended; `None`: nobody believes it.
+    pub noted: Option<WallTime>,
+}
+
 /// What the last run, which ended uncleanly, left to be compared, by the volume's log on `disk`. Whatever is wrong with that is a
 /// reason to compare all.
-pub fn left_by(disk: &dyn Disk, now: &Now) -> Left {
-    let all = |why: String| Left::All { why };
+pub fn left_by(disk: &dyn Disk, now: &Now) -> Testimony {
+    let all = |why: String| Testimony { left: Left::All { why }, noted: None };
     match read_log(disk, &now.subject.file_name()) {
         Ok(None) => all("there is no record of what was being written".to_owned()),
         Ok(Some(bytes)) => match recover::read(&bytes) {
-            Ok(found) => judge(&found, now)
-                .map_or_else(|why| all(format!("the hot-extent log proves nothing: {why}")), Left::Only),
+            Ok(found) => {
+                judge(&found, now).unwrap_or_else(|why| all(format!("the hot-extent log proves nothing: {why}")))
+            }
             Err(why) => all(format!("the hot-extent log cannot be used: {why}")),
         },
         Err(error) => all(format!("the hot-extent log cannot be read: {error}")),
@@ -60,25 +69,29 @@ fn read_log(disk: &dyn Disk, name: &str) -> Result<Option<Vec<u8>>> {
     read_file(disk, name, crate::source::bytes(FILE_BYTES))
 }
 
-fn judge(found: &recover::Found, now: &Now) -> std::result::Result<Vec<Range<u64>>, &'static str> {
-    is_about(&found.head, &now.subject)?;
+fn judge(found: &recover::Found, now: &Now) -> std::result::Result<Testimony, &'static str> {
+    is_about(&found.head, now)?;
     let note = found.note.ok_or("its last note is torn")?;
     nobody_else_wrote(&found.head, &note, now)?;
     match &found.hot {
         Hot::All(why) => Err(why),
-        Hot::Only(hot) => Ok(ranges(hot.iter().copied(), now.subject.size.bytes())),
+        Hot::Only(hot) => {
+            let left = Left::Only(ranges(hot.iter().copied(), now.subject.size));
+            Ok(Testimony { left, noted: Some(note.at) })
+        }
     }
 }
 
-fn is_about(head: &Head, expected: &Subject) -> std::result::Result<(), &'static str> {
-    let subject = &head.subject;
+fn is_about(head: &Head, now: &Now) -> std::result::Result<(), &'static str> {
+    let (subject, expected) = (&head.subject, &now.subject);
     if (subject.group, subject.volume) != (expected.group, expected.volume) {
         return Err("it is of another volume");
     }
     if subject.epoch != expected.epoch {
         return Err("it is not of the last run");
     }
-    if (subject.dev, subject.inode) != (expected.dev, expected.inode) {
+    // Disks are numbered anew at each boot. That it is the same file, by its inode and time of birth, was seen to before.
+    if subject.inode != expected.inode || (head.boot == now.boot && subject.dev != expected.dev) {
         return Err("the source is another file now");
     }
     if subject.size != expected.size {
@@ -103,18 +116,4 @@ fn nobody_else_wrote(head: &Head, note: &Note, now: &Now) -> std::result::Result
         return Err("the source was changed after the agent had ended");
     }
     Ok(())
-}
-
-/// Neighbours as one; the last extent may be shorter.
-fn ranges(extents: impl Iterator<Item = super::ExtentNo>, size: u64) -> Vec<Range<u64>> {
-    let mut ranges: Vec<Range<u64>> = Vec::new();
-    for extent in extents {
-        let start = u64::from(extent) * EXTENT_BYTES;
-        let end = size.min(start + EXTENT_BYTES);
-        match ranges.last_mut() {
-            Some(last) if last.end == start => last.end = end,
-            _ => ranges.push(start..end),
-        }
-    }
-    ranges
 }

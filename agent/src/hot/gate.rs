@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use journal::disk::Disk;
 use journal::log::Entropy;
-use journal::types::{BootId, Extent, Seq, WallTime};
+use journal::types::{BootId, Extent, Sectors, Seq, WallTime};
 
 use super::codec::{Change, ROOM};
 use super::evidence::LATE_BOOT_US;
 use super::file::{self, LogFile};
 use super::ledger::{Job, Ledger, Ticket, covering};
 use super::marks::{Generation, Marks};
-use super::{EXTENT_BYTES, ExtentNo, HOT_MAX, Head, Left, Subject, extents_of};
+use super::{EXTENT_BYTES, ExtentNo, HOT_MAX, Head, Left, Subject, extents_in, extents_of, ranges};
 use crate::capture::Clock;
 use crate::{Error, Result};
 
@@ -69,6 +69,8 @@ struct Book {
     is_writing: bool,
     /// The log is not written any more, in this run.
     is_over: bool,
+    /// Whatever may be changed or uncovered is open in the marks, also while the log says "all".
+    is_known: bool,
 }
 
 #[derive(Debug)]
@@ -108,18 +110,19 @@ impl Hot {
         let extents = extents_of(subject.size).ok_or_else(|| Error::unsupported("too large for a hot-extent log"))?;
         let mut ledger = Ledger::new(extents, hot_max, ROOM);
         let marks = Marks::new(extents);
+        let mut is_known = false;
         if let Left::Only(ranges) = left {
-            let numbers = |at: u64| ExtentNo::try_from(at / EXTENT_BYTES).unwrap_or(ExtentNo::MAX);
-            let left: Vec<_> = ranges.iter().flat_map(|range| numbers(range.start)..=numbers(range.end - 1)).collect();
+            let left: Vec<_> = extents_in(ranges).collect();
             if left.len() <= hot_max {
                 left.iter().for_each(|extent| marks.open(*extent));
                 ledger.list(left);
+                is_known = true;
             }
         }
         let Place { disk, boot, clock, entropy } = place;
         let hot = Self {
             marks,
-            book: Mutex::new(Book { ledger, is_writing: false, is_over: false }),
+            book: Mutex::new(Book { ledger, is_writing: false, is_over: false, is_known }),
             said: Condvar::new(),
             shelf: Mutex::new(Shelf { file: None, noted: clock.wall(), changed }),
             turns: Mutex::default(),
@@ -320,11 +323,41 @@ impl Hot {
         }
         if book.ledger.fits(self.marks.all_open().count()) {
             book.ledger.list(self.marks.all_open());
+            book.is_known = true;
         }
         // Whoever writes right now leaves it to the next.
         if book.ledger.has_more() && !book.is_writing {
             drop(self.say(book));
         }
+    }
+
+    /// What may differ from what a receiver has durably, while no change is in progress. It does not matter whether the log is
+    /// written.
+    pub(crate) fn left(&self) -> Left {
+        match self.book().is_known {
+            true => Left::Only(ranges(self.marks.all_open(), self.subject.size)),
+            false => Left::All { why: "nothing is known of what was being written".to_owned() },
+        }
+    }
+
+    /// Says that only this may differ, with what was changed since this log was begun as one that says "all".
+    pub(crate) fn narrow(&self, left: &Left) {
+        let (Left::Only(ranges), mut book) = (left, self.book()) else { return };
+        let left: Vec<_> = extents_in(ranges).collect();
+        if !book.ledger.is_all() || book.is_over || !book.ledger.fits(left.len() + self.marks.all_open().count()) {
+            return;
+        }
+        left.iter().for_each(|extent| self.marks.open(*extent));
+        book.ledger.list(self.marks.all_open());
+        book.is_known = true;
+        if !book.is_writing {
+            drop(self.say(book));
+        }
+    }
+
+    /// How large the volume was when it was begun.
+    pub(crate) fn size(&self) -> Sectors {
+        self.subject.size
     }
 
     /// Writes no more: another log takes its place. What is asked for from now on is granted.

@@ -17,9 +17,10 @@
 //! **Invariant:** a log that cannot be written means "all": it says so, or is gone, or is too old to be believed.
 //!
 //! `marks` is what every change looks at: no lock, no I/O. `ledger` decides what to say: no I/O, no clock. `codec` are the bytes
-//! (`docs/FORMAT.md`), `recover` what they mean after a crash, `evidence` whether they can be believed, `file` the file, `gate`
-//! ties them together.
+//! (`docs/FORMAT.md`), `recover` what they mean after a crash, `evidence` whether they can be believed, `claim` whether what the
+//! receiver has agrees with them, `file` the file, `gate` ties them together.
 
+mod claim;
 mod codec;
 mod evidence;
 mod file;
@@ -31,17 +32,22 @@ mod recover;
 mod sweep_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod worlds;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 use journal::types::{BootId, EpochId, GroupId, Sectors, VolumeUuid};
+use journal::wire::CHANGED_EXTENT_SECTORS;
 
-pub use evidence::{Now, left_by};
+pub use claim::Claim;
+pub use evidence::{Now, Testimony, left_by};
 pub use gate::{Hot, Pass, Place};
 
 /// Sectors of an extent: 4 MiB. Small enough that a thousand of them are compared in seconds, large enough that a busy volume
-/// has few.
-pub const EXTENT_SECTORS: u64 = 8192;
+/// has few. Receivers count in them as well.
+pub const EXTENT_SECTORS: u64 = CHANGED_EXTENT_SECTORS;
 /// Bytes of an extent.
 pub const EXTENT_BYTES: u64 = EXTENT_SECTORS * 512;
 /// Extents of one volume that the log lists: 256 GiB that are written to at once. Beyond it says "all" until there are fewer.
@@ -77,13 +83,26 @@ impl Subject {
 /// What has to be compared after an unclean end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Left {
-    /// These bytes: whole extents, in order, apart.
+    /// These bytes: in order, apart.
     Only(Vec<Range<u64>>),
     /// All of it.
     All {
         /// Why, for people.
         why: String,
     },
+}
+
+impl Left {
+    /// With the extents of these bytes as well.
+    pub(crate) fn with(self, more: &[Range<u64>], size: Sectors) -> Self {
+        match self {
+            Self::Only(known) => {
+                let both: BTreeSet<_> = extents_in(&known).chain(extents_in(more)).collect();
+                Self::Only(ranges(both, size))
+            }
+            all @ Self::All { .. } => all,
+        }
+    }
 }
 
 /// A log as it is read or begun: the boot it is of stands beside what it is about, for it may be another one by now.
@@ -94,6 +113,26 @@ struct Head {
     salt: [u8; 16],
     /// Whether all is hot until the transactions say otherwise, which they never do: a new log does.
     is_all: bool,
+}
+
+/// Neighbours as one; the last extent may be shorter.
+fn ranges(extents: impl IntoIterator<Item = ExtentNo>, size: Sectors) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for extent in extents {
+        let start = u64::from(extent) * EXTENT_BYTES;
+        let end = size.bytes().min(start + EXTENT_BYTES);
+        match ranges.last_mut() {
+            Some(last) if last.end == start => last.end = end,
+            _ => ranges.push(start..end),
+        }
+    }
+    ranges
+}
+
+/// The extents of such ranges.
+fn extents_in(ranges: &[Range<u64>]) -> impl Iterator<Item = ExtentNo> {
+    let number = |at: u64| ExtentNo::try_from(at / EXTENT_BYTES).unwrap_or(ExtentNo::MAX);
+    ranges.iter().filter(|range| !range.is_empty()).flat_map(move |range| number(range.start)..=number(range.end - 1))
 }
 
 /// How many extents a volume has; `None` if the log cannot number them.

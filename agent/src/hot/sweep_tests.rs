@@ -1,5 +1,9 @@
-//! The power goes at any time, and the disk keeps of what was not synced what it likes. Whatever was changed on the source and is not
-//! covered must be hot in what is read back, or the log must not be believed. The oracle is a map of what the script did.
+//! The power goes at any time, and the disk keeps of what was not synced what it likes; the source, too. Whatever was changed on the
+//! source and is not covered must be hot in what is read back, or the log must not be believed. The oracle is a map of what the
+//! script did.
+//!
+//! And wherever the receiver is by then, at or beyond what was remembered durably: what is not hot is on the source what it is at the
+//! receiver, whatever the source kept. A log that was set back together with its source is believed only where that holds, too.
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
@@ -14,6 +18,7 @@ use journal::types::{Seq, WallTime};
 use super::codec::FILE_BYTES;
 use super::recover::{self, Hot as Said};
 use super::tests::{in_extent, place, subject};
+use super::worlds::{Copy, Model};
 use super::*;
 use crate::testing::TestClock;
 
@@ -31,6 +36,9 @@ struct World {
     rng: Rng,
     /// Changed on the source, and not covered: when, by the wall clock.
     uncovered: BTreeMap<ExtentNo, u64>,
+    model: Model,
+    /// What was copied, to be set back later.
+    copies: Vec<Copy>,
     states: u64,
     listed: u64,
     tight: u64,
@@ -69,6 +77,12 @@ impl World {
         self.tight += u64::from(hot.len() < 48);
         let missing: Vec<_> = self.uncovered.keys().filter(|extent| !hot.contains(extent)).collect();
         assert!(missing.is_empty(), "changed, not covered, and not hot: {missing:?} of {:?}", self.uncovered);
+        let copy = self.model.copy(hot, &mut self.rng);
+        assert!(copy.agrees(&self.model, copy.receiver), "after a crash the receiver agrees");
+        copy.check(&self.model, copy.receiver);
+        if self.rng.chance(1, 64) {
+            self.copies.push(copy);
+        }
     }
 }
 
@@ -141,7 +155,8 @@ fn script(seed: u64, faults: u64) -> World {
     let is_all = rng.chance(1, 2);
     let inherited: Vec<ExtentNo> = if is_all { (0..64).collect() } else { vec![3, 4, 40] };
     let uncovered = inherited.iter().map(|extent| (*extent, 999_999)).collect();
-    let world = World { rng: Rng::new(!seed), uncovered, states: 0, listed: 0, tight: 0 };
+    let model = Model::new(&inherited);
+    let world = World { rng: Rng::new(!seed), uncovered, model, copies: Vec::new(), states: 0, listed: 0, tight: 0 };
     let world = Arc::new(Mutex::new(world));
     let watched = Watched { disk, world: Arc::clone(&world) };
     let ranges =
@@ -175,6 +190,9 @@ fn script(seed: u64, faults: u64) -> World {
                     was_over = true;
                 }
                 let now = now.max(clock.wall.load(Ordering::Relaxed));
+                world.lock().unwrap().model.write(&numbers);
+                watched.look();
+                world.lock().unwrap().model.capture(&numbers);
                 seq += 1;
                 for number in numbers {
                     world.lock().unwrap().uncovered.insert(number, now);
@@ -183,8 +201,16 @@ fn script(seed: u64, faults: u64) -> World {
                 watched.look();
                 drop(pass);
             }
-            2 => durable = durable.max(rng.below(seq + 1)),
-            _ => sealed |= rng.chance(1, 3),
+            2 => {
+                durable = durable.max(rng.below(seq + 1));
+                world.lock().unwrap().model.durable = durable;
+            }
+            _ if !sealed && rng.chance(1, 3) => {
+                sealed = true;
+                seq += 1;
+                world.lock().unwrap().model.seal();
+            }
+            _ => {}
         }
         // Before anything can be said cold: what the last flush and the receiver cover.
         if let Some(through) = flushed.filter(|through| durable >= *through) {
@@ -198,6 +224,7 @@ fn script(seed: u64, faults: u64) -> World {
             WallTime(0),
             || {
                 flushing = Some(seq);
+                world.lock().unwrap().model.flush();
                 true
             },
             order,
@@ -212,7 +239,9 @@ fn script(seed: u64, faults: u64) -> World {
 fn take(world: &Arc<Mutex<World>>) -> World {
     let mut world = world.lock().unwrap();
     let rng = world.rng.clone();
-    World { uncovered: std::mem::take(&mut world.uncovered), rng, ..*world }
+    let (uncovered, copies) = (std::mem::take(&mut world.uncovered), std::mem::take(&mut world.copies));
+    let model = std::mem::replace(&mut world.model, Model::new(&[]));
+    World { uncovered, copies, model, rng, ..*world }
 }
 
 #[test]
@@ -228,8 +257,18 @@ fn also_when_the_log_cannot_be_written() {
 
 fn sweep(seeds: Range<u64>, faults: u64) {
     let (mut states, mut listed, mut tight) = (0, 0, 0);
+    let (mut set_back, mut refused) = (0, 0);
     for seed in seeds {
-        let world = script(seed, faults);
+        let mut world = script(seed, faults);
+        for copy in &world.copies {
+            let receiver = copy.receiver.max(world.model.durable) + world.rng.below(3);
+            let receiver = receiver.min(world.model.captured());
+            set_back += 1;
+            match copy.agrees(&world.model, receiver) {
+                true => copy.check(&world.model, receiver),
+                false => refused += 1,
+            }
+        }
         states += world.states;
         listed += world.listed;
         tight += world.tight;
@@ -237,5 +276,7 @@ fn sweep(seeds: Range<u64>, faults: u64) {
     println!(
         "{states} crash states, with {faults} faults in each run; {listed} of them list what is hot, {tight} less than all"
     );
+    println!("of {set_back} that were set back later, the receiver does not agree with {refused}");
     assert!(states > 10_000 && tight > states / 20);
+    assert!(set_back > 100 && refused > set_back / 10 && refused < set_back);
 }

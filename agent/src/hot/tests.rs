@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use journal::disk::{Disk, FileDisk, SimDisk};
 use journal::types::{BootId, EpochId, GroupId, Sectors, Seq, VolumeUuid, WallTime};
+use journal::wire::{Changed, ExtentRun};
 use nbd::{Export, Transfer};
 
 use super::codec::{Change, FILE_BYTES, NOTE_AT, Note, Run, SECTOR, TRANSACTIONS_AT, Transaction};
@@ -367,7 +368,7 @@ fn a_log_is_believed_only_about_what_nobody_else_touched() {
     let at = |seconds: u64| WallTime(seconds * SECOND);
     drop(file::LogFile::create(&*disk, &subject.file_name(), &head(), &runs, at(1000), at(999)).unwrap());
     let now = Now { subject, boot: BOOT, changed: at(1003), wall: at(1010), boottime: at(500) };
-    let check = |now: Now, why: Option<&str>| match (left_by(&*disk, &now), why) {
+    let check = |now: Now, why: Option<&str>| match (left_by(&*disk, &now).left, why) {
         (Left::Only(ranges), None) => {
             assert_eq!(ranges, [3 * EXTENT_BYTES..5 * EXTENT_BYTES, 99 * EXTENT_BYTES..100 * EXTENT_BYTES]);
         }
@@ -381,6 +382,9 @@ fn a_log_is_believed_only_about_what_nobody_else_touched() {
     check(Now { changed: at(1011), ..now }, Some("in the future"));
     let rebooted = Now { boot: BootId([9; 16]), boottime: at(1), ..now };
     check(rebooted, None);
+    check(Now { subject: Subject { dev: 77, ..subject }, ..rebooted }, None);
+    check(Now { subject: Subject { inode: 77, ..subject }, ..rebooted }, Some("another file"));
+    check(Now { subject: Subject { dev: 77, ..subject }, ..now }, Some("another file"));
     check(Now { changed: at(1040), wall: at(2000), ..rebooted }, None);
     check(Now { changed: at(1061), wall: at(2000), ..rebooted }, Some("after the agent had ended"));
     check(Now { changed: at(1009), boottime: at(2), ..rebooted }, Some("after the agent had ended"));
@@ -405,6 +409,83 @@ fn a_log_is_believed_only_about_what_nobody_else_touched() {
     check(now, Some("no record"));
     std::fs::create_dir(&path).unwrap();
     check(now, Some("cannot be read"));
+}
+
+/// Each row is one answer of a receiver that is ahead.
+#[test]
+fn a_log_counts_as_far_as_the_receiver_agrees_with_it() {
+    const NOTED: u64 = 1_000_000_000;
+    let size = subject(100).size;
+    let left = Left::Only(vec![3 * EXTENT_BYTES..5 * EXTENT_BYTES, 99 * EXTENT_BYTES..size.bytes()]);
+    let testimony = Testimony { left, noted: Some(WallTime(NOTED)) };
+    let claim = Claim::of(VOLUME, size, &testimony).unwrap();
+    for unsaid in [
+        Testimony { noted: None, ..testimony.clone() },
+        Testimony { left: Left::All { why: String::new() }, ..testimony },
+    ] {
+        assert!(Claim::of(VOLUME, size, &unsaid).is_none());
+    }
+    assert!([0, NOTED, NOTED + 60_000_000].iter().all(|time| claim.check_time(WallTime(*time)).is_ok()));
+    assert!(claim.check_time(WallTime(NOTED + 60_000_001)).unwrap_err().contains("long after"));
+    let said = |runs: &[(u32, u32)], next: Option<u32>| {
+        let runs = runs.iter().map(|&(first, count)| ExtentRun { first, count }).collect();
+        Changed { size: Some(size), next, runs }
+    };
+    assert_eq!(claim.check(0, &said(&[], None)), Ok(None));
+    assert_eq!(claim.check(0, &said(&[(3, 1), (4, 1)], Some(50))), Ok(Some(50)));
+    assert_eq!(claim.check(50, &said(&[(99, 1)], None)), Ok(None));
+    for (first, said, why) in [
+        (0, said(&[(2, 1)], None), "extent 2"),
+        (0, said(&[(3, 3)], None), "extent 5"),
+        (0, said(&[(3, 1), (98, 2)], Some(100)), "extent 98"),
+        (0, said(&[(0, u32::MAX)], None), "extent 0"),
+        (50, said(&[], Some(50)), "does not say all"),
+        (0, Changed { size: Sectors::new(size.count() + 1), ..said(&[], None) }, "another size"),
+        (0, Changed::default(), "another size"),
+    ] {
+        let found = claim.check(first, &said).unwrap_err();
+        assert!(found.contains(why), "{found}, not {why}");
+    }
+}
+
+/// What may differ is known to a log that began with a list, or could make one since, whatever becomes of it on the disk.
+#[test]
+fn what_is_left_is_known_from_a_list_on() {
+    let clock = Arc::new(TestClock::default());
+    let begin = |left: &Left, hot_max: usize| {
+        let place = place(Arc::new(SimDisk::new(1)), clock.clone());
+        Hot::begin_with(place, subject(30), left, WallTime(0), (hot_max, 0)).unwrap()
+    };
+    let only =
+        |extents: &[u64]| Left::Only(extents.iter().map(|at| at * EXTENT_BYTES..(at + 1) * EXTENT_BYTES).collect());
+    let all = Left::All { why: String::new() };
+    let hot = begin(&only(&[2, 9]), 4);
+    drop(hot.enter([in_extent(20)]));
+    assert_eq!(hot.left(), only(&[2, 9, 20]));
+    // More than it lists: that it still knows.
+    [5, 7, 11].into_iter().for_each(|number| drop(hot.enter([in_extent(number)])));
+    assert_eq!((hot.bytes(), hot.left()), (None, only(&[2, 5, 7, 9, 11, 20])));
+    hot.retire();
+    drop(hot.enter([in_extent(13)]));
+    assert_eq!(hot.left(), only(&[2, 5, 7, 9, 11, 13, 20]));
+    assert!(matches!(begin(&only(&[1, 3, 5, 7, 9]), 4).left(), Left::All { .. }));
+
+    // One that began with all of it: what was changed since is hot as well when it is told what was left.
+    let hot = begin(&all, 30);
+    drop(hot.enter([in_extent(4)]));
+    assert!(matches!(hot.left(), Left::All { .. }) && hot.bytes().is_none());
+    hot.narrow(&all);
+    assert!(hot.bytes().is_none());
+    hot.narrow(&only(&[8, 9]));
+    assert_eq!(hot.bytes(), Some(3 * EXTENT_BYTES));
+    let joined = Left::Only(vec![4 * EXTENT_BYTES..5 * EXTENT_BYTES, 8 * EXTENT_BYTES..10 * EXTENT_BYTES]);
+    assert_eq!(hot.left(), joined);
+    // A list is not made wider that way: what is covered by then must not pass unsaid.
+    hot.narrow(&only(&[17]));
+    assert_eq!(hot.left(), joined);
+    let hot = begin(&all, 6);
+    hot.narrow(&only(&[1, 2, 3, 4]));
+    assert!(hot.bytes().is_none(), "too much for a list");
 }
 
 /// A source that looks into the log, as a crash would leave it, whenever it is changed.

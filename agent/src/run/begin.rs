@@ -16,15 +16,17 @@ use journal::types::{BootId, ChainHead, EpochId, GroupId, Head, Sectors, VolumeN
 use journal::wire::RebaseReason;
 use tokio::sync::{Notify, watch};
 
+use super::crash::{self, Crash, Verdicts};
 use super::group::{Group, Link, Run, Stage, Volume};
 use super::hot::{HotLogs, Logs};
 use super::opening::{Told, declare, parent, wanted};
 use super::switch::Switch;
+use super::unread::unread;
 use crate::capture::{SystemClock, Terms, boot_id};
-use crate::hot::Left;
+use crate::hot::{Claim, Left};
 use crate::source::{Source, Storage, refuse_inside};
 use crate::spool::{Epoch, Found, Spool, sweep};
-use crate::state::{self, Action, Facts, GroupState, Groups, OpenedEpoch, Plan, plan};
+use crate::state::{self, Action, Facts, GroupState, Groups, OpenedEpoch, Plan, Stopped, plan};
 use crate::tap::Tap;
 use crate::{Error, Result};
 
@@ -62,6 +64,10 @@ pub(super) struct Subject<'a> {
     action: Action,
     /// What of it may differ from what the order has.
     left: Left,
+    /// What of it may differ from what the receiver is remembered to have: what its log begins with.
+    hot: Left,
+    /// What the last run claims of it.
+    claim: Option<Claim>,
 }
 
 impl Group {
@@ -86,7 +92,19 @@ impl Group {
         let names = options.volumes.iter().map(|(name, _)| name.as_str());
         let logs = Logs::beside(&state.spool_dir(), boot)?;
         let subjects = subjects(&state, &plan, names, &sources, (&logs, parent))?;
-        say_what_is_compared(&mut plan, &subjects);
+        if let Some(gap) = &mut plan.gap {
+            say_what_is_compared(gap, &subjects);
+        }
+        let durable = state.state().durable.map(|head| head.seq);
+        let unbelieved = |it: &Subject<'_>| match (&it.claim, &it.hot) {
+            (None, Left::All { why }) => Some((it.number, Err(why.clone()))),
+            _ => None,
+        };
+        let crash = Crash {
+            durable,
+            claims: subjects.iter().filter_map(|it| it.claim.clone()).collect(),
+            unbelieved: subjects.iter().filter_map(unbelieved).collect(),
+        };
         let parts = Parts { id, boot, terms: options.terms, wake: &wake };
         let epoch = open_epoch(&mut state, parent, remembered(&subjects)?)?;
         let hot = hot_logs(&logs, id, epoch, &subjects)?;
@@ -117,12 +135,13 @@ impl Group {
             rates: Mutex::default(),
             take_over: AtomicBool::new(options.take_over),
             trouble: Mutex::default(),
+            crash: Mutex::new(Some(crash)),
         })
     }
 
-    /// Begins anew at the receiver's head: what is in the spool is given up, and everything is compared. The host waits only for
-    /// what happens in memory.
-    pub(crate) fn rebase(&self, parent: Option<Head>, reason: RebaseReason) -> Result<()> {
+    /// Begins anew at the receiver's head: what is in the spool is given up, and everything is compared; but of a volume of whose log
+    /// `verdicts` say that the receiver agrees with it, only what may differ. The host waits only for what happens in memory.
+    pub(crate) fn rebase(&self, parent: Option<Head>, reason: RebaseReason, verdicts: &Verdicts) -> Result<()> {
         let action = if parent.is_some() { Action::Compare } else { Action::FirstCopy };
         let subjects: Vec<Subject<'_>> = self.volumes.iter().map(|volume| Subject::of(volume, action)).collect();
         let text = match reason {
@@ -132,7 +151,8 @@ impl Group {
             RebaseReason::Disturbed => "a source was changed by somebody else",
         };
         let gap = Gap { reason: GapReason::UncleanStart, text: text.to_owned() };
-        self.replace(parent, &subjects, &gap, |_, _| {})?;
+        self.replace(parent, subjects, gap, verdicts, |_, _| {})?;
+        self.no_crash_any_more();
         self.decided();
         self.compared_anew();
         Ok(())
@@ -143,8 +163,9 @@ impl Group {
     pub(super) fn replace(
         &self,
         parent: Option<Head>,
-        subjects: &[Subject<'_>],
-        gap: &Gap,
+        mut subjects: Vec<Subject<'_>>,
+        mut gap: Gap,
+        verdicts: &Verdicts,
         carry: impl FnOnce(&mut Run, &mut Run),
     ) -> Result<()> {
         // 1. What takes time, while the old run goes on beside it: an empty spool, and that there is a new epoch, durably. After a
@@ -153,14 +174,14 @@ impl Group {
             let mut state = self.state();
             let dir = state.spool_dir();
             let found = Found::anew(&dir, self.id, self.spool_limit_bytes, link::random)?;
-            let epoch = open_epoch(&mut state, parent, remembered(subjects)?)?;
+            let epoch = open_epoch(&mut state, parent, remembered(&subjects)?)?;
             state.set_durable(parent)?;
             // The old logs are of an epoch that is not the last any more: they mean that all is to be compared, and so do the new ones.
             self.read().hot.values().for_each(|hot| hot.retire());
-            let hot = hot_logs(&Logs::beside(&dir, self.boot)?, self.id, epoch, subjects)?;
+            let hot = hot_logs(&Logs::beside(&dir, self.boot)?, self.id, epoch, &subjects)?;
             (found, epoch, hot, dir)
         };
-        let old = {
+        let (old, narrowed) = {
             // 2. Nobody writes in between: a change is in the old run, or in the new one. Nor waits for what the old one will never
             //    have.
             self.end_waiting();
@@ -171,8 +192,14 @@ impl Group {
             }
             // 3. The new run takes the old one's place. What that captured is on the sources.
             (_, found.time) = run.capture.last();
+            for (it, volume) in subjects.iter_mut().zip(&self.volumes) {
+                it.left = crash::left(volume, run.hot.get(&it.number).map(Arc::as_ref), verdicts);
+            }
+            say_what_is_compared(&mut gap, &subjects);
             let parts = Parts { id: self.id, boot: self.boot, terms: self.terms, wake: &self.wake };
-            let mut new = begin(&parts, (epoch, hot), found, parent, subjects, (&[], Some(gap)))?;
+            let mut new = begin(&parts, (epoch, hot), found, parent, &subjects, (&[], Some(&gap)))?;
+            let hots = subjects.iter().filter_map(|it| Some((Arc::clone(new.hot.get(&it.number)?), it.left.clone())));
+            let narrowed: Vec<_> = hots.collect();
             for (volume, tap) in self.volumes.iter().zip(&mut paused) {
                 let hot = new.hot.get(&volume.number).cloned();
                 **tap = Tap::new(volume.number, volume.source.clone(), Arc::clone(&new.capture)).behind(hot);
@@ -181,9 +208,11 @@ impl Group {
                 base.end();
             }
             carry(&mut run, &mut new);
-            std::mem::replace(&mut *run, new)
+            (std::mem::replace(&mut *run, new), narrowed)
         };
-        // 4. The old one ends, and then its spool goes.
+        // 4. Until here the logs say that all is hot.
+        narrowed.iter().for_each(|(hot, left)| hot.narrow(left));
+        // 5. The old one ends, and then its spool goes.
         drop(old);
         sweep(&dir);
         self.base_changed.notify_one();
@@ -205,15 +234,17 @@ impl Group {
         self.wake();
     }
 
-    /// Ends the run. If all of it is in the spool and on the sources, that is proven and remembered.
+    /// Ends the run. If all of it is in the spool and on the sources, or is known to be still to be read there, that is proven and
+    /// remembered.
     pub(super) fn finish(&self) -> Result<()> {
         self.save_durable()?;
         let mut run = self.write();
-        let is_whole = matches!(run.stage, Stage::Sealed) && !self.is_disturbed();
-        run.stage = Stage::Sealed;
+        let stage = std::mem::replace(&mut run.stage, Stage::Sealed);
         let Some(spool) = run.spool.take() else { return Ok(()) };
         let ending = spool.stop()?;
-        let (true, true, Some(head)) = (is_whole, ending.complete, ending.head) else { return Ok(()) };
+        let (false, true, Some(head)) = (self.is_disturbed(), ending.recorded, ending.head) else { return Ok(()) };
+        let is_whole = matches!(stage, Stage::Sealed) && ending.complete;
+        let unread = (!is_whole).then(|| unread(&self.volumes, stage, run.capture.hand_over()));
         let mut proofs = BTreeMap::new();
         for volume in &self.volumes {
             if let Err(error) = volume.source.sync() {
@@ -224,19 +255,28 @@ impl Group {
                 proofs.insert(volume.number, proof);
             }
         }
-        self.state().note_stopped(head, proofs)
+        self.state().note_stopped(Stopped { head, proofs, unread })
     }
 }
 
 impl<'a> Subject<'a> {
     pub(super) fn of(volume: &'a Volume, action: Action) -> Self {
         // Whatever the log says: the receiver is not where it was when that was written.
-        let left = Left::All { why: String::new() };
-        Self { number: volume.number, uuid: volume.uuid, name: &volume.name, source: &volume.source, action, left }
+        let left = || Left::All { why: String::new() };
+        Self {
+            number: volume.number,
+            uuid: volume.uuid,
+            name: &volume.name,
+            source: &volume.source,
+            action,
+            left: left(),
+            hot: left(),
+            claim: None,
+        }
     }
 
     fn told(&self) -> Told<'_> {
-        let Self { number, uuid, name, source, action, ref left } = *self;
+        let Self { number, uuid, name, source, action, ref left, .. } = *self;
         Told { number, uuid, name, path: source.handle_path(), size: source.size(), action, left }
     }
 }
@@ -262,26 +302,38 @@ fn subjects<'a>(
 ) -> Result<Vec<Subject<'a>>> {
     let state = group.state();
     // What the spool has and no receiver is not safe from a power cut, though it is proven to be there now.
-    let is_durable = |stopped: &state::Stopped| state.durable.is_some_and(|durable| durable.seq >= stopped.head.seq);
+    let is_durable = |stopped: &Stopped| state.durable.is_some_and(|durable| durable.seq >= stopped.head.seq);
     let is_durable = state.stopped.as_ref().is_some_and(is_durable);
     let is_ours = state.stopped.is_none() && parent.is_some() && !group.is_copied();
     let planned = plan.volumes.iter().zip(names).zip(sources);
     let subjects = planned.map(|((planned, name), source)| {
         let known = state.volumes.get(&planned.number).map(|volume| volume.uuid);
         let uuid = known.unwrap_or_else(|| VolumeUuid(link::random()));
-        let left = match planned.action {
-            Action::Continue if is_durable => Left::Only(Vec::new()),
-            Action::Compare if is_ours => logs.left(state, uuid, source)?,
-            Action::Continue | Action::Compare | Action::FirstCopy => Left::All { why: String::new() },
+        let all = || Left::All { why: String::new() };
+        let (left, hot, claim) = match planned.action {
+            Action::Continue if is_durable => (Left::Only(Vec::new()), Left::Only(Vec::new()), None),
+            Action::Compare if is_ours => {
+                let testimony = logs.left(state, uuid, source)?;
+                let claim = Claim::of(planned.number, source.size(), &testimony);
+                (testimony.left.clone(), testimony.left, claim)
+            }
+            Action::Resume if !group.is_copied() => {
+                // What waits in the spool is not safe from a power cut; the log still lists that.
+                let unread = state.unread(planned.number).to_vec();
+                let testimony = logs.left(state, uuid, source)?;
+                let claim = Claim::of(planned.number, source.size(), &testimony);
+                (Left::Only(unread.clone()), testimony.left.with(&unread, source.size()), claim)
+            }
+            Action::Continue | Action::Compare | Action::Resume | Action::FirstCopy => (all(), all(), None),
         };
-        Ok(Subject { number: planned.number, uuid, name, source, action: planned.action, left })
+        Ok(Subject { number: planned.number, uuid, name, source, action: planned.action, left, hot, claim })
     });
     subjects.collect()
 }
 
 /// How much, and if it is all, why: for whoever waits for it.
-fn say_what_is_compared(plan: &mut Plan, subjects: &[Subject<'_>]) {
-    for it in subjects.iter().filter(|it| it.action == Action::Compare) {
+fn say_what_is_compared(gap: &mut Gap, subjects: &[Subject<'_>]) {
+    for it in subjects.iter().filter(|it| it.action.compares()) {
         let what = match &it.left {
             Left::Only(ranges) => {
                 let bytes: u64 = ranges.iter().map(|range| range.end - range.start).sum();
@@ -291,7 +343,7 @@ fn say_what_is_compared(plan: &mut Plan, subjects: &[Subject<'_>]) {
             Left::All { why } => format!("all of {} is compared: {why}", it.name),
         };
         tracing::info!("{what}");
-        plan.add_to_gap(&what);
+        state::add_to_gap(gap, &what);
     }
 }
 
@@ -299,7 +351,7 @@ fn say_what_is_compared(plan: &mut Plan, subjects: &[Subject<'_>]) {
 fn hot_logs(logs: &Logs, group: GroupId, epoch: EpochId, subjects: &[Subject<'_>]) -> Result<HotLogs> {
     logs.keep(&subjects.iter().map(|it| it.uuid).collect::<Vec<_>>())?;
     let begun = subjects.iter().filter_map(|it| {
-        let begun = logs.begin(group, epoch, it.uuid, it.source, &it.left);
+        let begun = logs.begin(group, epoch, it.uuid, it.source, &it.hot);
         begun.transpose().map(|hot| Ok((it.number, hot?)))
     });
     begun.collect()

@@ -10,6 +10,7 @@ use journal::types::{BootId, Durable, EpochId, GroupId, Head, ResyncId, Seq, Vol
 use journal::wire::Refusal;
 use tokio::sync::{Notify, watch};
 
+use super::crash::Crash;
 use super::hot::HotLogs;
 use super::lineage::{Said, go_on};
 use super::rates::Rates;
@@ -50,6 +51,8 @@ pub(crate) struct Group {
     /// A person said that this agent goes on with the group, whoever wrote it last.
     pub(super) take_over: AtomicBool,
     pub(super) trouble: Mutex<Trouble>,
+    /// What an unclean end left, until the receiver was met.
+    pub(super) crash: Mutex<Option<Crash>>,
 }
 
 /// What is wrong with the sources.
@@ -162,6 +165,7 @@ impl Group {
     /// The group is open at the receiver, which has all up to `durable`.
     pub(crate) fn connected(&self, durable: Option<Head>) {
         self.link.send_modify(|link| *link = Link { connected: true, durable, ..Link::default() });
+        self.no_crash_any_more();
         self.was_connected.store(true, Ordering::Relaxed);
         self.acked(durable);
     }

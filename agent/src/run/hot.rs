@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::group::{Group, Run, Stage};
 use crate::Result;
 use crate::capture::{CaptureState, Clock, SystemClock};
-use crate::hot::{Hot, Left, Now, Place, Subject, left_by};
+use crate::hot::{Hot, Left, Now, Place, Subject, Testimony, left_by};
 use crate::source::{Source, Storage};
 use crate::state::GroupState;
 
@@ -52,13 +52,12 @@ impl Logs {
     }
 
     /// What the last run of the group, which ended uncleanly, left of a volume to be compared.
-    pub(super) fn left(&self, state: &GroupState, volume: VolumeUuid, source: &Source) -> Result<Left> {
+    pub(super) fn left(&self, state: &GroupState, volume: VolumeUuid, source: &Source) -> Result<Testimony> {
+        let all = |why: &str| Testimony { left: Left::All { why: why.to_owned() }, noted: None };
         if source.is_device() {
-            return Ok(Left::All { why: "nothing proves that nobody else wrote to a device".to_owned() });
+            return Ok(all("nothing proves that nobody else wrote to a device"));
         }
-        let Some(last) = state.epochs.last() else {
-            return Ok(Left::All { why: "no run of it is remembered".to_owned() });
-        };
+        let Some(last) = state.epochs.last() else { return Ok(all("no run of it is remembered")) };
         let (subject, changed) = subject(state.id, last.id, volume, source)?;
         let (wall, boottime) = (SystemClock.wall(), SystemClock.boottime());
         Ok(left_by(&*self.disk, &Now { subject, boot: self.boot, changed, wall, boottime }))

@@ -7,6 +7,7 @@ use journal::types::{Head, Sectors, VolumeNo};
 use rustix::fs::statvfs;
 
 use super::begin::Subject;
+use super::crash::Verdicts;
 use super::group::{Group, Run, Stage};
 use super::rungs::{Climb, Rung, Stage as Base, again, parts, rung};
 use crate::Result;
@@ -102,7 +103,7 @@ impl Group {
             self.volumes.iter().map(|volume| Subject::of(volume, Action::Continue)).collect();
         let text = "the spool could not be written";
         let gap = Gap { reason: GapReason::SpoolFull, text: text.to_owned() };
-        self.replace(Some(parent), &subjects, &gap, |old, new| {
+        self.replace(Some(parent), subjects, gap, &Verdicts::new(), |old, new| {
             let lost = self.parts(old.capture.hand_over(), Known::Compare);
             let before = match std::mem::replace(&mut old.stage, Stage::Sealed) {
                 Stage::Sealed => Vec::new(),

@@ -48,7 +48,7 @@ pub fn declare(capture: &Capture, volumes: &[Told<'_>], removed: &[VolumeNo], ga
             Action::Continue => vec![],
             Action::FirstCopy => vec![add],
             // Its size once more: what an earlier one had beyond it does not come back when it grows again.
-            Action::Compare => {
+            Action::Compare | Action::Resume => {
                 vec![Body::VolumeRemove { volume }, add, Body::Resize { volume, size: it.size }]
             }
         }
@@ -67,7 +67,7 @@ pub fn wanted(volumes: &[Told<'_>], parent: Option<Head>) -> Vec<BaseVolume> {
         size: it.size,
         known: match it.left {
             // Without an order before this epoch there is nothing to compare with.
-            _ if it.action != Action::Compare || parent.is_none() => Known::Nothing,
+            _ if !it.action.compares() || parent.is_none() => Known::Nothing,
             Left::Only(ranges) => Known::AllBut(ranges.as_slice().into()),
             Left::All { .. } => Known::Compare,
         },

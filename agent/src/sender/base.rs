@@ -19,6 +19,7 @@ use super::Streams;
 use super::compare::{Ask, Remote};
 use super::flight::OnWay;
 use super::live::{next, unexpected};
+use super::quic::in_full;
 use super::window::{Facts, Step, Window};
 use crate::base::{BaseReader, BaseSpec, BaseVolume, Hashes, Progress};
 use crate::capture::Capture;
@@ -207,7 +208,8 @@ impl Base {
     fn failure(&self) -> Result<Option<Sealed>> {
         match self.reading.work().failed.take() {
             Some(error) if error.kind() != ErrorKind::Unavailable => {
-                Err(Error::new(ErrorKind::Io, format!("cannot read all of the source: {error}")))
+                let what = format!("cannot read all of the source: {}", in_full(&error));
+                Err(Error::new(ErrorKind::Io, what).with_source(error))
             }
             _ => Ok(None),
         }

@@ -6,14 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use journal::error::{Error, Result};
-use journal::wire::{Message, Refusal, RefusalCode, Stranger};
+use journal::wire::{Message, RebaseReason, Refusal, RefusalCode, Stranger};
 use link::{MessageReader, MessageWriter};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::flight::OnWay;
 use super::reports::News;
 use super::state::{MEASURE_EVERY, Next, Stream};
-use crate::run::Group;
+use super::{Streams, changed};
+use crate::run::{Group, Verdicts};
 
 /// Answers to requests for marks that may wait to be sent.
 const ANSWERS: usize = 64;
@@ -40,8 +41,9 @@ impl Live {
         group: Arc<Group>,
         news: News,
         on_way: OnWay,
-        writer: &mut MessageWriter,
-        reader: &mut MessageReader,
+        features: u64,
+        (writer, reader): (&mut MessageWriter, &mut MessageReader),
+        another: impl AsyncFnOnce() -> Result<Streams>,
     ) -> Result<Self> {
         writer.send(&Message::OpenGroup { group: group.id(), name: group.name().to_owned() }).await?;
         let receiver = match next(reader).await? {
@@ -51,23 +53,27 @@ impl Live {
         let mut stream = Stream::default();
         stream.connected();
         let deciding = Arc::clone(&group);
-        let opened = tokio::task::spawn_blocking(move || {
+        let (next, mut stream) = blocking(move || {
             let next = deciding.on_opened(receiver, &mut stream)?;
-            if let Next::Rebase { parent, reason } = next {
-                deciding.rebase(parent, reason)?;
-                stream.rebased();
-            }
-            Ok::<_, Error>((next, stream))
-        });
-        let (next, stream) =
-            opened.await.map_err(|error| Error::unavailable("opening failed").with_source(error))??;
+            Ok((next, stream))
+        })
+        .await?;
+        if let Next::Rebase { parent, reason } = next {
+            let verdicts = match (reason, parent) {
+                (RebaseReason::Ahead, Some(head)) => changed::ask(&group, head, features, another).await?,
+                _ => Verdicts::new(),
+            };
+            let rebasing = Arc::clone(&group);
+            blocking(move || rebasing.rebase(parent, reason, &verdicts)).await?;
+            stream.rebased();
+        }
         match next {
             Next::Send { lost: true } => {
                 tracing::error!(group = group.name(), "the receiver lost what it had called durable: it is sent again");
             }
             Next::Send { lost: false } => {}
             Next::Rebase { reason, .. } => {
-                tracing::warn!(group = group.name(), ?reason, "everything is compared anew");
+                tracing::warn!(group = group.name(), ?reason, "begun anew where the receiver is");
             }
             Next::Refuse(stranger) => {
                 let code = match stranger {
@@ -195,6 +201,12 @@ impl Live {
     fn shared(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Runs what reads and writes files on a thread that may wait.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Error::unavailable("opening failed").with_source(error))?
 }
 
 /// The next message; the end of the stream is an error, a refusal too.

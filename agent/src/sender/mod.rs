@@ -5,11 +5,13 @@
 //!   group ──reports─▶ control  one stream a session, before all others
 //!   base  ──frames──▶ base     one stream a base, after it ◀── durable
 //!   base  ──asks────▶ compare  one stream a session        ◀── hashes
+//!   crash ──asks────▶ changed  one stream, before a rebase ◀── extents that the receiver changed
 //! ```
 //!
 //! `state` and `window` decide, without I/O; the others carry it out. Only `quic` names quinn.
 
 mod base;
+mod changed;
 pub mod compare;
 mod flight;
 mod live;

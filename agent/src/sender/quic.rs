@@ -18,7 +18,7 @@ use super::live::{Live, next, unexpected};
 use super::reports::{self, News};
 use super::state::{Attempts, is_final, needs_rebase};
 use super::{Streams, compare};
-use crate::run::Group;
+use crate::run::{Group, Verdicts};
 
 /// How long a receiver may take to let us in.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -86,7 +86,7 @@ fn why_no_session(peer: &Peer, error: &Error) -> String {
 }
 
 /// An error and its causes, as far as they say more.
-fn in_full(error: &Error) -> String {
+pub(super) fn in_full(error: &Error) -> String {
     let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
     causes
         .map(ToString::to_string)
@@ -106,7 +106,7 @@ fn were_connected(groups: &[Arc<Group>]) -> bool {
 
 /// One session, from connecting to its end. `Ok`: the agent stops, and every group has sent all it has.
 async fn session(identity: &Identity, peer: &Peer, groups: &[Arc<Group>], attempts: &mut Attempts) -> Result<()> {
-    let (connection, control) = timeout(PATIENCE, enter(identity, peer))
+    let (connection, control, features) = timeout(PATIENCE, enter(identity, peer))
         .await
         .map_err(|_| Error::unavailable(format!("{} does not answer", peer.address)))??;
     attempts.succeeded();
@@ -116,7 +116,7 @@ async fn session(identity: &Identity, peer: &Peer, groups: &[Arc<Group>], attemp
     let mut streams = JoinSet::new();
     let flight = Flight::default();
     for group in groups {
-        let way = Way { connection: connection.clone(), flight: flight.clone() };
+        let way = Way { connection: connection.clone(), flight: flight.clone(), features };
         streams.spawn(serve(way, Arc::clone(group), groups.to_vec(), news.clone()));
     }
     let ended = async {
@@ -137,24 +137,25 @@ async fn session(identity: &Identity, peer: &Peer, groups: &[Arc<Group>], attemp
     ended
 }
 
-/// Connects and says hello.
-async fn enter(identity: &Identity, peer: &Peer) -> Result<(Connection, Streams)> {
+/// Connects and says hello; the features that both know come with it.
+async fn enter(identity: &Identity, peer: &Peer) -> Result<(Connection, Streams, u64)> {
     let remote = resolve(&peer.address).await?;
     let endpoint = link::client_endpoint(identity, remote)?;
     let connection = link::connect(&endpoint, remote, identity, peer.pin, Purpose::Session).await?;
     let (mut writer, mut reader) = open(&connection).await?;
     let hello = Hello { offer: Offer::OURS, software: concat!("backspool ", env!("CARGO_PKG_VERSION")).to_owned() };
     writer.send(&Message::Hello(hello.clone())).await?;
-    match next(&mut reader).await? {
+    let features = match next(&mut reader).await? {
         Message::Welcome(welcome) => {
-            welcome.check(&hello)?;
+            let agreed = welcome.check(&hello)?;
             if welcome.receiver != ReceiverId(peer.pin) {
                 return Err(Error::invalid("the receiver gives another identity than its key's"));
             }
+            agreed.features
         }
         other => return Err(unexpected(other)),
-    }
-    Ok((connection, (writer, reader)))
+    };
+    Ok((connection, (writer, reader), features))
 }
 
 /// The first address of `HOST:PORT`.
@@ -168,6 +169,8 @@ pub(crate) async fn resolve(address: &str) -> Result<SocketAddr> {
 struct Way {
     connection: Connection,
     flight: Flight,
+    /// What was agreed on.
+    features: u64,
 }
 
 async fn open(connection: &Connection) -> Result<Streams> {
@@ -218,14 +221,16 @@ async fn rebase(group: &Arc<Group>) -> Result<()> {
     let rebasing = tokio::task::spawn_blocking(move || {
         // If it has more by now, it is ahead, and that is seen when it is opened.
         let durable = group.link().borrow().durable;
-        group.rebase(durable, RebaseReason::Behind)
+        group.rebase(durable, RebaseReason::Behind, &Verdicts::new())
     });
     rebasing.await.map_err(|error| Error::unavailable("beginning anew failed").with_source(error))?
 }
 
 async fn serve_once(way: &Way, group: &Arc<Group>, news: &News, attempts: &mut Attempts) -> Result<()> {
     let (mut writer, mut reader) = open(&way.connection).await?;
-    let live = Live::open(Arc::clone(group), news.clone(), way.flight.stream(), &mut writer, &mut reader).await?;
+    let (on_way, another) = (way.flight.stream(), async || open(&way.connection).await);
+    let streams = (&mut writer, &mut reader);
+    let live = Live::open(Arc::clone(group), news.clone(), on_way, way.features, streams, another).await?;
     attempts.succeeded();
     group.link_is_fast(way.connection.rtt() < NEAR);
     tokio::select! {

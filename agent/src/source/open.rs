@@ -39,9 +39,13 @@ fn open(path: &Path) -> Result<Source> {
     if !is_device && !kind.is_file() {
         return Err(Error::invalid("the source is neither a regular file nor a block device"));
     }
-    // Root may write to it all the same, but whoever took the permission away meant it.
+    // Root may write to it all the same, but whoever took the permission away meant it. And a device that is read-only opens for
+    // writing, but takes none.
     if !is_device && meta.mode() & 0o222 == 0 {
         return Err(Error::invalid("the source is read-only"));
+    }
+    if is_device && stack::is_read_only(meta.rdev()) {
+        return Err(Error::invalid("the source is a read-only device: it may not be written to"));
     }
     // 2. Open it, a device for us alone: the kernel refuses that while it, its disk or a partition is mounted or claimed.
     let file = patiently(|| open_direct(path, is_device))?;
@@ -148,7 +152,9 @@ fn block_of(file: &File, size: Sectors) -> Result<u32> {
         .map(|stat| stat.stx_dio_offset_align.max(512));
     let block = match known {
         Some(block) => block,
-        None => [512, 4096].into_iter().find(|block| reads_by(file, *block, size)).unwrap_or(u32::MAX),
+        None if reads_by(file, 512, size)? => 512,
+        None if reads_by(file, 4096, size)? => 4096,
+        None => u32::MAX,
     };
     if block > 4096 {
         return Err(Error::unsupported("the source takes O_DIRECT only in pieces of more than 4096 bytes"));
@@ -159,12 +165,20 @@ fn block_of(file: &File, size: Sectors) -> Result<u32> {
     Ok(block)
 }
 
-fn reads_by(file: &File, block: u32, size: Sectors) -> bool {
+/// Whether it can be read in such pieces.
+///
+/// # Errors
+/// If it cannot be read at all: that says nothing of pieces.
+fn reads_by(file: &File, block: u32, size: Sectors) -> Result<bool> {
     let length = usize::try_from(block).unwrap_or(4096);
     let second = if size.bytes() >= u64::from(block) * 2 { u64::from(block) } else { 0 };
     // Memory off the page boundary by one block: what is asked of memory is asked of offsets too.
-    let Ok(mut memory) = AlignedBuf::new(2 * length) else { return false };
-    file.read_exact_at(&mut memory[length..], second).is_ok()
+    let mut memory = AlignedBuf::new(2 * length)?;
+    match file.read_exact_at(&mut memory[length..], second) {
+        Ok(()) => Ok(true),
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::UnexpectedEof) => Ok(false),
+        Err(error) => Err(Error::from(error).context("cannot read the source").with_offset(second)),
+    }
 }
 
 /// Refuses `dir` (state, spool) if it lives on the source, through whatever partitions, maps and loop devices: what the agent
@@ -178,5 +192,22 @@ pub fn refuse_inside(dir: impl AsRef<Path>, source: &Source) -> Result<()> {
             let what = format!("it is stored on the protected source {}: choose another place", source.path.display());
             Err(Error::invalid(what).with_path(dir))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_is_not_said_to_be_of_another_block_size() {
+        // Nothing is mapped there: that is an I/O error.
+        let file = File::open("/proc/self/mem").unwrap();
+        let error = reads_by(&file, 512, Sectors::new(8).unwrap()).unwrap_err();
+        assert_eq!((error.kind(), error.offset()), (ErrorKind::Io, Some(512)), "{error:?}");
+        let short = tempfile::tempfile().unwrap();
+        short.set_len(512).unwrap();
+        assert!(!reads_by(&short, 4096, Sectors::new(1).unwrap()).unwrap());
+        assert!(reads_by(&short, 512, Sectors::new(1).unwrap()).unwrap());
     }
 }

@@ -51,6 +51,12 @@ pub(super) fn loops() -> Vec<(String, Node)> {
         .collect()
 }
 
+/// Whether the kernel lets nobody write to a device.
+pub(super) fn is_read_only(dev: u64) -> bool {
+    let said = fs::read(format!("/sys/dev/block/{}:{}/ro", major(dev), minor(dev)));
+    said.is_ok_and(|said| said.trim_ascii() == b"1")
+}
+
 /// The type of the file system that `path` is on.
 pub(super) fn file_system(path: &Path) -> Option<String> {
     mount_of(&path.canonicalize().ok()?).map(|mount| mount.kind)

@@ -101,6 +101,8 @@ pub struct Ending {
     pub head: Option<Head>,
     /// Whether everything that happened is in it, durably.
     pub complete: bool,
+    /// All that was recorded is in it; what changed while nothing could be is tracked.
+    pub recorded: bool,
 }
 
 /// What the spooler's thread and its users share.
@@ -273,13 +275,13 @@ impl Spool {
         self.close();
         let mut log = self.shared.log();
         if log.closed().is_some() {
-            return Ok(Ending { head: log.head(), complete: false });
+            return Ok(Ending { head: log.head(), complete: false, recorded: false });
         }
         log.stop(self.capture.clock().wall())?;
         self.home.sync()?;
-        let complete =
-            self.capture.state() == CaptureState::Running && log.head().map(|head| head.seq) == self.capture.last_seq();
-        Ok(Ending { head: log.head(), complete })
+        let recorded = log.head().map(|head| head.seq) == self.capture.last_seq();
+        let complete = recorded && self.capture.state() == CaptureState::Running;
+        Ok(Ending { head: log.head(), complete, recorded })
     }
 
     /// When a record of this frame was made that bears `time`.

@@ -11,7 +11,6 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::retry_on_intr;
 
 use super::{GroupState, OpenedEpoch, Place, Stopped, Volume};
-use crate::source::FileProof;
 use crate::{Error, Result};
 
 const STATE: &str = "state.json";
@@ -147,10 +146,10 @@ impl Group {
         })
     }
 
-    /// The run ended cleanly: every base was sealed, all that happened is in the spool, durably, and `proofs` were taken after
-    /// the last write and flush. Without all of this it must not be called.
-    pub fn note_stopped(&mut self, head: Head, proofs: BTreeMap<VolumeNo, FileProof>) -> Result<()> {
-        self.save(|state| state.stopped = Some(Stopped { head, proofs }))
+    /// The run ended cleanly: all that happened is in the spool, durably, in a base that is sealed, or in what is `unread`, and the proofs were
+    /// taken after the last write and flush. Without all of this it must not be called.
+    pub fn note_stopped(&mut self, stopped: Stopped) -> Result<()> {
+        self.save(|state| state.stopped = Some(stopped))
     }
 
     fn save(&mut self, change: impl FnOnce(&mut GroupState)) -> Result<()> {

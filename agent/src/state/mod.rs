@@ -19,6 +19,7 @@ mod stored;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use journal::log::Head;
@@ -26,12 +27,15 @@ use journal::types::{ChainHead, EpochId, GroupId, Sectors, Seq, VolumeNo, Volume
 
 pub use file::{Group, Groups};
 pub use place::Place;
+pub(crate) use start::add_to_gap;
 pub use start::{Action, Facts, Plan, VolumePlan, plan};
 
 use crate::source::{FileProof, Identity};
 
 /// Epochs remembered: as many as may be in question when a receiver's head is looked for among them.
 const EPOCHS_KEPT: usize = 64;
+/// Ranges that are remembered to be read, of all volumes together: a megabyte of text at most.
+pub(crate) const UNREAD_RANGES: usize = 32 * 1024;
 
 /// All that is remembered of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,7 +93,12 @@ pub struct Stopped {
     pub head: Head,
     /// What proves that a volume was not written to since. Volumes that keep no proof are not in it.
     pub proofs: BTreeMap<VolumeNo, FileProof>,
+    /// What of the sources is in no record, and in no base that is sealed; `None`: a gap was not open.
+    pub unread: Option<Unread>,
 }
+
+/// Bytes of each volume, in order and apart.
+pub type Unread = BTreeMap<VolumeNo, Vec<Range<u64>>>;
 
 impl GroupState {
     /// A run begins on these volumes: from now on, until a clean stop, it counts as interrupted.
@@ -101,6 +110,12 @@ impl GroupState {
         self.next_volume = self.next_volume.max(VolumeNo(beyond));
         self.volumes = volumes;
         self.stopped = None;
+    }
+
+    /// What of a volume the last run, which stopped cleanly, had left to be read.
+    pub fn unread(&self, volume: VolumeNo) -> &[Range<u64>] {
+        let unread = self.stopped.as_ref().and_then(|stopped| stopped.unread.as_ref()?.get(&volume));
+        unread.map_or(&[], Vec::as_slice)
     }
 
     /// Whether more is durable at a receiver than is remembered.

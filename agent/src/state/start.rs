@@ -9,6 +9,7 @@
 //! | known, larger or smaller now | resize | compare | changed while stopped |
 //! | known, another file or device now | refused, unless a person says so | compare | changed while stopped |
 //! | known, clean stop, proof holds | – | – | – |
+//! | known, clean stop before all was read, proof holds | – | compare what was not | unclean start |
 //! | known, not asked for now | volume-remove | – | – |
 
 use std::path::PathBuf;
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 use journal::codec::{Gap, GapReason};
 use journal::types::{Sectors, VolumeNo};
 
-use super::GroupState;
+use super::{GroupState, Stopped};
 use crate::source::Identity;
 use crate::{Error, Result};
 
@@ -66,6 +67,15 @@ pub enum Action {
     FirstCopy,
     /// All of it, to send what differs.
     Compare,
+    /// What the last run had left to be read, to send what differs.
+    Resume,
+}
+
+impl Action {
+    /// Whether what is read is compared with what the order has.
+    pub fn compares(self) -> bool {
+        matches!(self, Self::Compare | Self::Resume)
+    }
 }
 
 /// The plan for these facts; `replaced`: a person said that a source may be another one than before.
@@ -100,7 +110,14 @@ pub fn plan(state: &GroupState, facts: &[Facts], replaced: bool) -> Result<Plan>
             Some(_) => Some((GapReason::ChangedWhileStopped, "it is another file or device than before".to_owned())),
             None => why_compare(state, (volume.size, fact.size), fact.unchanged),
         };
-        let action = if reason.is_some() { Action::Compare } else { Action::Continue };
+        let is_known = other.is_none() && !resized && fact.unchanged == Some(true);
+        let action = match (&reason, &state.stopped) {
+            (None, _) => Action::Continue,
+            (Some(_), Some(Stopped { unread: Some(unread), .. })) if is_known && unread.contains_key(&number) => {
+                Action::Resume
+            }
+            (Some(_), _) => Action::Compare,
+        };
         plan.volumes.push(VolumePlan { number, resized, action });
         if let Some((reason, why)) = reason {
             plan.add_gap(reason, format!("{}: {why}", fact.name));
@@ -117,6 +134,7 @@ fn why_compare(
     unchanged: Option<bool>,
 ) -> Option<(GapReason, String)> {
     let sizes = || format!("it had {} bytes and has {}", was.bytes(), is.bytes());
+    let is_unread = state.stopped.as_ref().is_some_and(|stopped| stopped.unread.is_some());
     let (reason, why) = match (state.stopped.is_some(), was == is, unchanged) {
         (false, true, _) => (GapReason::UncleanStart, "the last run did not stop cleanly".to_owned()),
         (false, false, _) => (GapReason::UncleanStart, format!("the last run did not stop cleanly; {}", sizes())),
@@ -125,26 +143,27 @@ fn why_compare(
             (GapReason::ChangedWhileStopped, "it was written to while nobody watched".to_owned())
         }
         (true, true, None) => (GapReason::UncleanStart, "nothing proves that nobody wrote to it".to_owned()),
+        (true, true, Some(true)) if is_unread => {
+            (GapReason::UncleanStart, "the last run was stopped before all that had changed was read".to_owned())
+        }
         (true, true, Some(true)) => return None,
     };
     Some((reason, why))
 }
 
-impl Plan {
-    /// More about the gap, if there is one.
-    pub(crate) fn add_to_gap(&mut self, text: &str) {
-        if let Some(gap) = self.gap.as_mut().filter(|gap| gap.text.len() + text.len() < 512) {
-            gap.text.push_str(&format!("; {text}"));
-        }
+/// More about a gap. A note is short: a thousand volumes need not all be named.
+pub(crate) fn add_to_gap(gap: &mut Gap, text: &str) {
+    if gap.text.len() + text.len() < 512 {
+        gap.text.push_str(&format!("; {text}"));
     }
+}
 
+impl Plan {
     /// The first reason is the gap's; the others are in its text.
     fn add_gap(&mut self, reason: GapReason, text: String) {
         match &mut self.gap {
             None => self.gap = Some(Gap { reason, text }),
-            // A note is short: a thousand volumes need not all be named.
-            Some(gap) if gap.text.len() + text.len() < 512 => gap.text.push_str(&format!("; {text}")),
-            Some(_) => {}
+            Some(gap) => add_to_gap(gap, &text),
         }
     }
 }

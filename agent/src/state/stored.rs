@@ -1,13 +1,14 @@
 //! `state.json`: the group's state as text. Parsed into the real types at once, or refused.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use journal::log::Head;
 use journal::types::{ChainHead, EpochId, FrameNo, GroupId, Hash, Sectors, Seq, VolumeNo, VolumeUuid};
 use serde::{Deserialize, Serialize};
 
-use super::{GroupState, OpenedEpoch, Place, Stopped, Volume};
+use super::{GroupState, OpenedEpoch, Place, Stopped, UNREAD_RANGES, Volume};
 use crate::source::{FileProof, Identity};
 use crate::{Error, Result};
 
@@ -63,6 +64,9 @@ struct StoredHead {
 struct StoredStop {
     head: StoredHead,
     proofs: BTreeMap<u32, FileProof>,
+    /// `FIRST+BYTES,FIRST+BYTES` of each volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unread: Option<BTreeMap<u32, String>>,
 }
 
 /// Only the version: a newer file may have anything else in it.
@@ -91,6 +95,10 @@ impl GroupState {
         let stopped = self.stopped.as_ref().map(|stopped| StoredStop {
             head: StoredHead::of(&stopped.head),
             proofs: stopped.proofs.iter().map(|(number, proof)| (number.0, *proof)).collect(),
+            unread: stopped
+                .unread
+                .as_ref()
+                .map(|unread| unread.iter().map(|(number, ranges)| (number.0, ranges_text(ranges))).collect()),
         });
         let file = File {
             version: VERSION,
@@ -153,9 +161,16 @@ impl File {
             },
             place: self.place,
             stopped: match self.stopped {
-                Some(StoredStop { head, proofs }) => Some(Stopped {
+                Some(StoredStop { head, proofs, unread }) => Some(Stopped {
                     head: head.parse()?,
                     proofs: proofs.into_iter().map(|(number, proof)| (VolumeNo(number), proof)).collect(),
+                    unread: match unread {
+                        Some(unread) => {
+                            let parsed = unread.iter().map(|(number, text)| Some((VolumeNo(*number), ranges(text)?)));
+                            Some(parsed.collect::<Option<_>>()?)
+                        }
+                        None => None,
+                    },
                 }),
                 None => None,
             },
@@ -181,6 +196,26 @@ impl StoredHead {
             chain: chain(&self.chain)?,
         })
     }
+}
+
+fn ranges_text(ranges: &[Range<u64>]) -> String {
+    let texts: Vec<_> = ranges.iter().map(|range| format!("{}+{}", range.start, range.end - range.start)).collect();
+    texts.join(",")
+}
+
+/// In order, apart, not empty, and not too many.
+fn ranges(text: &str) -> Option<Vec<Range<u64>>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for part in text.split(',').filter(|_| !text.is_empty()) {
+        let (start, length) = part.split_once('+')?;
+        let (start, length) = (start.parse().ok()?, length.parse::<u64>().ok().filter(|length| *length > 0)?);
+        let range = start..u64::checked_add(start, length)?;
+        if ranges.len() == UNREAD_RANGES || ranges.last().is_some_and(|last| last.end >= range.start) {
+            return None;
+        }
+        ranges.push(range);
+    }
+    Some(ranges)
 }
 
 fn chain(text: &str) -> Option<ChainHead> {

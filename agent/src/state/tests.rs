@@ -48,7 +48,9 @@ fn a_group_is_found_again_as_it_was_left() {
     group.note_durable(head(9)).unwrap();
     let source = Source::open(file_of(dir.path(), "source", &[1; 512])).unwrap();
     let proofs = BTreeMap::from([(VolumeNo(0), source.proof().unwrap().unwrap())]);
-    group.note_stopped(head(12), proofs.clone()).unwrap();
+    let unread = BTreeMap::from([(VolumeNo(0), vec![0..65_536, 131_072..131_584]), (VolumeNo(3), vec![])]);
+    let stopped = Stopped { head: head(12), proofs, unread: Some(unread) };
+    group.note_stopped(stopped.clone()).unwrap();
     let left = group.state().clone();
     assert_eq!(left.durable, Some(head(10)));
     assert_eq!((left.epochs.len(), left.epochs[0]), (64, opened(7)));
@@ -58,7 +60,8 @@ fn a_group_is_found_again_as_it_was_left() {
     let other = groups.claim("other", entropy).unwrap();
     let mut group = groups.claim("db", entropy).unwrap();
     assert_eq!(*group.state(), left);
-    assert_eq!(group.state().stopped, Some(Stopped { head: head(12), proofs }));
+    assert_eq!(group.state().stopped, Some(stopped));
+    assert_eq!((group.state().unread(VolumeNo(0)).len(), group.state().unread(VolumeNo(9)).len()), (2, 0));
     assert_ne!(other.state().id, left.id);
     // From the next beginning on, nothing is proved; and a volume that went takes its number with it.
     group.begin(opened(71), BTreeMap::from([(VolumeNo(0), volume("db", 8))])).unwrap();
@@ -132,7 +135,7 @@ fn known(clean: bool) -> GroupState {
         epochs: Vec::new(),
         durable: None,
         place: None,
-        stopped: clean.then(|| Stopped { head: head(1), proofs: BTreeMap::new() }),
+        stopped: clean.then(|| Stopped { head: head(1), proofs: BTreeMap::new(), unread: None }),
     }
 }
 
@@ -160,6 +163,24 @@ fn a_start_reads_again_whatever_is_not_proved() {
     check(false, facts("a", 9, Some(true)), true, Compare, Some(UncleanStart));
     check(false, facts("a", 7, None), true, Compare, Some(UncleanStart));
     check(false, facts("new", 8, None), false, FirstCopy, Some(UncleanStart));
+
+    // Stopped in the middle of a resync: what is proved and known to be unread is not read in full.
+    let mut state = known(true);
+    let stopped = state.stopped.as_mut().unwrap();
+    stopped.unread = Some(BTreeMap::from([(VolumeNo(0), vec![0..4096]), (VolumeNo(4), vec![])]));
+    for (fact, action, why) in [
+        (facts("a", 8, Some(true)), Action::Resume, "before all that had changed was read"),
+        (facts("a", 8, Some(false)), Compare, "written to while nobody watched"),
+        (facts("a", 8, None), Compare, "nothing proves"),
+        (facts("a", 9, Some(true)), Compare, "it had"),
+    ] {
+        let plan = plan(&state, &[fact, facts("b", 8, Some(true))], false).unwrap();
+        assert_eq!(plan.volumes.iter().map(|volume| volume.action).collect::<Vec<_>>(), [action, Action::Resume]);
+        assert!(plan.gap.unwrap().text.contains(why));
+    }
+    state.stopped.as_mut().unwrap().unread.as_mut().unwrap().remove(&VolumeNo(0));
+    let unknown = plan(&state, &[facts("a", 8, Some(true))], false).unwrap();
+    assert_eq!((unknown.volumes[0].action, unknown.gap.is_some()), (Compare, true));
 
     let removed = plan(&known(true), &[facts("a", 8, Some(true))], false).unwrap().removed;
     assert_eq!(removed, [VolumeNo(4)]);

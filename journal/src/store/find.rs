@@ -121,10 +121,7 @@ impl Version {
         for (seq, time, gap, to) in self.timeline.gaps() {
             let last = self.timeline.stretches().iter().filter_map(|stretch| stretch.to).rfind(|&to| to < seq);
             let from_time = last.map(|last| self.time_of(last)).transpose()?.flatten().unwrap_or(time);
-            let is_new = gaps.last().is_none_or(|known: &GapInfo| known.to.is_some_and(|(end, _)| end <= seq));
-            if is_new {
-                gaps.push(GapInfo { from: last.map_or(seq, |last| last.after(1)), from_time, to, gap: gap.clone() });
-            }
+            gaps.push(GapInfo { from: last.map_or(seq, |last| last.after(1)), from_time, to, gap: gap.clone() });
         }
         Ok(gaps)
     }

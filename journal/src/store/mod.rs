@@ -3,6 +3,7 @@
 //! One owner writes ([`Store`]). Readers hold immutable [`Version`]s, which show only what is durable; neither waits for the other.
 
 mod cache;
+mod changed;
 mod find;
 mod records;
 mod resolve;

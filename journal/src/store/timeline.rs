@@ -90,14 +90,22 @@ impl Timeline {
         })
     }
 
-    /// Gaps, oldest first: where each begins, and the `sealed` that ended it.
+    /// Gaps, oldest first: where each begins, and the `sealed` that ended it. One that begins within another is that one.
     pub fn gaps(&self) -> impl Iterator<Item = (Seq, WallTime, &Gap, Option<(Seq, WallTime)>)> {
-        self.events.iter().filter_map(|event| match &event.record.body {
+        let all = self.events.iter().filter_map(|event| match &event.record.body {
             Body::Gap(gap) => {
                 let end = self.stretches.iter().find(|stretch| stretch.from > event.seq);
                 Some((event.seq, event.record.time, gap, end.map(|stretch| (stretch.from, stretch.from_time))))
             }
             _ => None,
+        });
+        let mut known: Option<Option<Seq>> = None;
+        all.filter(move |(seq, .., end)| {
+            let is_new = known.is_none_or(|until| until.is_some_and(|until| until <= *seq));
+            if is_new {
+                known = Some(end.map(|(seq, _)| seq));
+            }
+            is_new
         })
     }
 

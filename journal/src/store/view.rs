@@ -82,21 +82,33 @@ impl View {
     /// The extents within `within` that records after `from` and up to this view's place, or bases sealed there, have touched.
     pub fn changed_since(&self, from: Option<Seq>, volume: VolumeNo, within: Extent) -> Result<Vec<Extent>> {
         let mut extents = Vec::new();
+        self.each_changed_since(from, volume, within, |extent| extents.push(extent))?;
+        Ok(joined(extents))
+    }
+
+    /// Calls `changed` with each of them, in no order and as often as it was touched.
+    pub(super) fn each_changed_since(
+        &self,
+        from: Option<Seq>,
+        volume: VolumeNo,
+        within: Extent,
+        mut changed: impl FnMut(Extent),
+    ) -> Result<()> {
         let newest = Rank { seq: self.seq.number(), base: u32::MAX };
         let oldest = Seq::encode(from);
-        let keep = |extents: &mut Vec<Extent>, entry: &Entry| extents.extend(entry.extent().overlap(within));
+        let mut keep = |entry: &Entry| entry.extent().overlap(within).into_iter().for_each(&mut changed);
         self.version.live_indexes(Seq::following(from), self.seq, |_, footer| {
             footer.run.find(volume, within, newest, |entry| {
                 if entry.rank.seq > oldest {
-                    keep(&mut extents, entry);
+                    keep(entry);
                 }
             });
         })?;
         for (segment, _) in self.version.bases.iter().filter(|(_, sealed)| Some(*sealed) > from && *sealed <= self.seq)
         {
-            self.version.cache.footer(segment)?.run.find(volume, within, newest, |entry| keep(&mut extents, entry));
+            self.version.cache.footer(segment)?.run.find(volume, within, newest, &mut keep);
         }
-        Ok(joined(extents))
+        Ok(())
     }
 
     fn check_inside(&self, volume: VolumeNo, asked: Extent) -> Result<()> {

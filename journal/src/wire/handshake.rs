@@ -8,8 +8,10 @@ use crate::types::SessionId;
 
 /// The version of the protocol that this program speaks.
 pub const VERSION: u16 = 1;
-/// The features that it knows: none yet.
-pub const FEATURES: u64 = 0;
+/// A receiver can be asked which extents its journal changed: [`OpenChanged`](super::Message::OpenChanged).
+pub const FEATURE_CHANGED: u64 = 1;
+/// The features that it knows.
+pub const FEATURES: u64 = FEATURE_CHANGED;
 /// Bytes of a software's name and version.
 pub const SOFTWARE_BYTES: usize = 64;
 pub(super) const HELLO_BYTES: usize = 26;

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use super::changed::{CHANGED_BYTES, MAX_CHANGED_RUNS, RUN_BYTES};
 use super::fields::TEXT_BYTES;
 use super::group::{BASE_HEAD_BYTES, HEAD_BYTES, MAX_COMPARE_BLOCKS, REPORT_BYTES, VOLUME_REPORT_BYTES};
 use super::handshake::{HELLO_BYTES, SOFTWARE_BYTES, WELCOME_BYTES};
@@ -79,6 +80,14 @@ tags! {
     CompareRange = 0x0032, 16, 16;
     /// The hashes.
     BlockHashes = 0x0033, 8, 8 + 32 * MAX_COMPARE_BLOCKS as usize;
+    /// The agent wants to know what changed after a place.
+    OpenChanged = 0x0034, 32, 32;
+    /// It may ask.
+    ChangedReady = 0x0035, 8, 8;
+    /// Asks which extents changed.
+    ChangedFrom = 0x0036, 8, 8;
+    /// Those that did.
+    ChangedExtents = 0x0037, CHANGED_BYTES, CHANGED_BYTES + RUN_BYTES * MAX_CHANGED_RUNS;
 }
 
 const MAX_VOLUMES: usize = GROUP_VOLUMES as usize;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::changed::Changed;
 use super::fields::{self, TEXT_BYTES, put_text, put_time, text};
 use super::group::{BaseHead, MAX_COMPARE_BLOCKS, NoMark, Report};
 use super::handshake::{Hello, Welcome};
@@ -103,6 +104,26 @@ pub enum Message {
         /// BLAKE3 of each block's bytes.
         hashes: Vec<Hash>,
     },
+    /// The agent wants to know which extents changed after `after`, and up to `at`.
+    OpenChanged {
+        /// Of which group.
+        group: GroupId,
+        /// From the record after this one on; `None`: from the first.
+        after: Option<Seq>,
+        /// Up to this record, which has to be durable at the receiver.
+        at: Seq,
+    },
+    /// It may ask; when the record at `at` was made.
+    ChangedReady(WallTime),
+    /// Asks for changed extents.
+    ChangedFrom {
+        /// Of which volume.
+        volume: VolumeNo,
+        /// From this extent on.
+        first: u32,
+    },
+    /// Those that changed.
+    ChangedExtents(Changed),
 }
 
 impl Message {
@@ -128,6 +149,10 @@ impl Message {
             Self::CompareReady => Tag::CompareReady,
             Self::CompareRange { .. } => Tag::CompareRange,
             Self::BlockHashes { .. } => Tag::BlockHashes,
+            Self::OpenChanged { .. } => Tag::OpenChanged,
+            Self::ChangedReady(_) => Tag::ChangedReady,
+            Self::ChangedFrom { .. } => Tag::ChangedFrom,
+            Self::ChangedExtents(_) => Tag::ChangedExtents,
         }
     }
 
@@ -187,6 +212,16 @@ impl Message {
                     w.put(&hash.0);
                 }
             }
+            Self::OpenChanged { group, after, at } => {
+                w.put(&group.0).u64(Seq::encode(*after)).u64(at.number());
+            }
+            Self::ChangedReady(time) => {
+                w.u64(time.0);
+            }
+            Self::ChangedFrom { volume, first } => {
+                w.u32(volume.0).u32(*first);
+            }
+            Self::ChangedExtents(changed) => changed.encode(w),
         }
     }
 
@@ -231,6 +266,12 @@ impl Message {
             Tag::CompareReady => Self::CompareReady,
             Tag::CompareRange => Self::decode_range(r)?,
             Tag::BlockHashes => Self::decode_hashes(r)?,
+            Tag::OpenChanged => {
+                Self::OpenChanged { group: fields::group(r)?, after: Seq::new(r.u64()?), at: fields::seq(r)? }
+            }
+            Tag::ChangedReady => Self::ChangedReady(WallTime(r.u64()?)),
+            Tag::ChangedFrom => Self::ChangedFrom { volume: VolumeNo(r.u32()?), first: r.u32()? },
+            Tag::ChangedExtents => Self::ChangedExtents(Changed::decode(r)?),
         })
     }
 

@@ -3,6 +3,7 @@
 
 #![deny(clippy::indexing_slicing)]
 
+mod changed;
 mod fields;
 mod group;
 mod handshake;
@@ -14,11 +15,12 @@ mod message;
 mod refusal;
 
 pub use crate::types::Head;
+pub use changed::{CHANGED_EXTENT_SECTORS, Changed, ExtentRun, MAX_CHANGED_RUNS};
 pub use fields::{NAME_RULE, TEXT_BYTES, is_name};
 pub use group::{
     AgentState, BaseHead, LagReport, MAX_COMPARE_BLOCKS, NoMark, Progress, Report, TrackerKind, VolumeReport,
 };
-pub use handshake::{Agreed, FEATURES, Hello, Offer, SOFTWARE_BYTES, VERSION, Welcome};
+pub use handshake::{Agreed, FEATURE_CHANGED, FEATURES, Hello, Offer, SOFTWARE_BYTES, VERSION, Welcome};
 pub use header::{MESSAGE_HEADER_BYTES, MessageHeader, Tag};
 pub use ident::{AgentId, Pin, ReceiverId};
 pub use join::{JOIN_BYTES, JoinOutcome, JoinRefused, JoinReply, JoinRequest, JoinSecret};

@@ -72,6 +72,14 @@ fn messages() -> Vec<Message> {
         Message::CompareReady,
         Message::CompareRange { volume: VolumeNo(1), first_block: 16, blocks: 1024 },
         Message::BlockHashes { first_block: 16, hashes: vec![Hash([1; 32]), Hash([2; 32])] },
+        Message::OpenChanged { group, after: Some(seq(5)), at: seq(9) },
+        Message::ChangedReady(WallTime(1_000_001)),
+        Message::ChangedFrom { volume: VolumeNo(1), first: 4096 },
+        Message::ChangedExtents(Changed {
+            size: Sectors::new(1 << 30),
+            next: Some(8192),
+            runs: vec![ExtentRun { first: 4096, count: 1 }, ExtentRun { first: 4100, count: 50 }],
+        }),
     ]
 }
 
@@ -103,7 +111,11 @@ fn every_cut_is_refused_and_no_flipped_bit_panics() {
             // The same with a length that agrees with the cut.
             if let Some(body) = good.get(8..len) {
                 let shorter = Message::decode(message.tag(), Bytes::copy_from_slice(body));
-                let is_list = message.tag() == Tag::BlockHashes && body.len() % 32 == 8;
+                let is_list = match message.tag() {
+                    Tag::BlockHashes => body.len() % 32 == 8,
+                    Tag::ChangedExtents => body.len() % 8 == 0,
+                    _ => false,
+                };
                 assert!(shorter.is_err() || is_list, "{message:?} cut to {len}");
             }
         }
@@ -208,6 +220,17 @@ fn what_makes_no_sense_is_refused() {
     check(Tag::CompareRange, &[0; 16]);
     check(Tag::CompareRange, &[&[0; 4][..], &1025u32.to_le_bytes(), &[0; 8]].concat());
     check(Tag::CompareRange, &[&[0; 4][..], &1u32.to_le_bytes(), &u64::MAX.to_le_bytes()].concat());
+    check(Tag::OpenChanged, &[&[1; 16][..], &[0; 16]].concat());
+    let pages = |next: u32, runs: &[(u32, u32)]| {
+        let mut body = [&[0; 8][..], &next.to_le_bytes(), &[0; 4]].concat();
+        runs.iter().for_each(|(first, count)| body.extend([first.to_le_bytes(), count.to_le_bytes()].concat()));
+        body
+    };
+    assert!(Message::decode(Tag::ChangedExtents, pages(9, &[(0, 2), (3, 6)]).into()).is_ok());
+    for runs in [&[(3, 0)][..], &[(3, 2), (5, 1)], &[(5, 1), (3, 1)], &[(5, 1), (5, 1)], &[(u32::MAX, 1)]] {
+        check(Tag::ChangedExtents, &pages(0, runs));
+    }
+    check(Tag::ChangedExtents, &pages(8, &[(0, 9)]));
     let mut half = [0; 64];
     half[63] = 1; // a chain head without a Seq
     check(Tag::Opened, &half);
@@ -246,7 +269,7 @@ fn golden_bytes() {
 
     // All messages at once: whoever changes a layout changes the protocol's version and this line.
     let all: Vec<u8> = messages().iter().flat_map(Message::encode).collect();
-    assert_eq!(Hash::of(&all).to_string(), "7a3795257647333f19ec50f4ee24ca2582fdf0b621c77423df21f9bf2dce0bfd");
+    assert_eq!(Hash::of(&all).to_string(), "884da1ee61bd57c530c9e91b1a35ea4e5039cc47f506bbb4f984cc4f9d618ec7");
 }
 
 #[test]
@@ -312,14 +335,16 @@ fn versions_and_features_are_agreed_or_refused() {
             assert_eq!(welcome.check(&hello), Ok(agreed));
         }
     };
-    check(Offer::OURS, Offer::OURS, Ok((1, 0)));
+    check(Offer::OURS, Offer::OURS, Ok((1, FEATURES)));
+    check(offer(1, 1, 0, 0), Offer::OURS, Ok((1, 0)));
+    check(offer(1, 1, 1, 0), Offer::OURS, Ok((1, 1)));
     check(offer(1, 3, 0, 0), offer(2, 5, 0, 0), Ok((3, 0)));
     check(offer(1, 1, 0, 0), offer(2, 3, 0, 0), Err(RefusalCode::Version));
     check(offer(4, 5, 0, 0), offer(2, 3, 0, 0), Err(RefusalCode::Version));
-    check(offer(1, 1, 1, 0), Offer::OURS, Err(RefusalCode::Feature));
+    check(offer(1, 1, 2, 0), Offer::OURS, Err(RefusalCode::Feature));
     check(offer(1, 1, 1, 6), offer(1, 1, 2, 1), Ok((1, 3)));
     check(offer(1, 1, 0, 5), offer(1, 1, 2, 4), Err(RefusalCode::Feature));
-    check(offer(1, 1, 0, u64::MAX), Offer::OURS, Ok((1, 0)));
+    check(offer(1, 1, 0, u64::MAX), Offer::OURS, Ok((1, FEATURES)));
 }
 
 #[test]

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use journal::limits::UNIT_BYTES;
 use journal::store::View;
 use journal::types::{GroupId, Hash, Seq, VolumeNo};
-use journal::wire::{Message, Refusal, RefusalCode};
+use journal::wire::{Message, Refusal};
 use link::{MessageReader, MessageWriter};
 
-use super::{End, Session, out_of_place};
+use super::{End, Session, blocking, internal, out_of_place};
 
 /// Blocks read at once: enough for long reads, little memory.
 const BLOCKS_AT_ONCE: usize = 16;
@@ -36,11 +36,6 @@ pub(super) async fn serve(
     Ok(())
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, End> {
-    // A panic there was reported there.
-    Ok(tokio::task::spawn_blocking(work).await.map_err(|_| End::Gone)??)
-}
-
 /// BLAKE3 of each block of 64 KiB: fewer where the volume ends, none of a volume that is not there.
 pub fn hashes(view: &View, volume: VolumeNo, first_block: u64, blocks: u32) -> Result<Vec<Hash>, Refusal> {
     let size = view.volumes().iter().find(|known| known.number == volume).map_or(0, |known| known.size.bytes());
@@ -57,8 +52,4 @@ pub fn hashes(view: &View, volume: VolumeNo, first_block: u64, blocks: u32) -> R
         at += u64::try_from(length).unwrap_or(u64::MAX);
     }
     Ok(hashes)
-}
-
-fn internal(error: &dyn std::error::Error) -> Refusal {
-    Refusal::new(RefusalCode::Internal, error.to_string())
 }

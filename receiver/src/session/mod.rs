@@ -4,13 +4,15 @@
 //!  accept ─ key known? ─ Hello, Welcome ─┬─ Report, again and again ──▶ Ingest::report
 //!     │                                  ├─ stream: a group's order ──▶ Ingest::live
 //!     └ join, once                       ├─ stream: a base          ──▶ Ingest::base
-//!                                        └─ stream: compare         ──▶ hashes of a view
+//!                                        ├─ stream: compare         ──▶ hashes of a view
+//!                                        └─ stream: changed         ──▶ extents that records touched
 //! ```
 //!
 //! **Invariant:** nothing of a peer is read before its key is known, but for the one message of an invitation.
 //! **Invariant:** a peer holds at most a frame's memory a stream, and what its group's queue lets in.
 
 mod base;
+mod changed;
 pub mod compare;
 mod group;
 mod quic;
@@ -40,6 +42,8 @@ struct Session {
     /// The key that it showed.
     pin: Pin,
     groups: Arc<Groups>,
+    /// What was agreed on.
+    features: u64,
     /// Groups that this session has opened.
     open: Mutex<HashMap<GroupId, Ingest>>,
 }
@@ -98,6 +102,16 @@ impl From<Error> for End {
 /// A frame as it came, checked.
 fn check(bytes: bytes::Bytes) -> Result<Frame, Refusal> {
     Ok(Frame::check(bytes)?)
+}
+
+/// Runs what reads files on a thread that may wait.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, End> {
+    // A panic there was reported there.
+    Ok(tokio::task::spawn_blocking(work).await.map_err(|_| End::Gone)??)
+}
+
+fn internal(error: &dyn std::error::Error) -> Refusal {
+    Refusal::new(RefusalCode::Internal, error.to_string())
 }
 
 fn out_of_place(message: &Message) -> End {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use journal::types::SessionId;
-use journal::wire::{JoinOutcome, Message, Offer, Pin, ReceiverId, Refusal, RefusalCode, Welcome};
+use journal::wire::{Agreed, JoinOutcome, Message, Offer, Pin, ReceiverId, Refusal, RefusalCode, Welcome};
 use link::{JoinAttempt, MessageReader, MessageWriter, Peer, Purpose, Room, message_stream, message_stream_in, refuse};
 use quinn::{Connection, Endpoint};
 use tokio::sync::Semaphore;
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use super::state::Opening;
-use super::{End, Session, base, compare, group};
+use super::{End, Session, base, changed, compare, group};
 use crate::enrol;
 use crate::group::Groups;
 use crate::time;
@@ -96,28 +96,33 @@ impl Sessions {
         let accepted = timeout(PATIENCE, connection.accept_bi()).await;
         let Ok(Ok(pair)) = accepted else { return refuse(&connection, &too_late()) };
         let (mut writer, mut control) = message_stream(pair);
-        match self.welcome(&mut writer, &mut control, id).await {
-            Ok(()) => {}
+        let features = match self.welcome(&mut writer, &mut control, id).await {
+            Ok(agreed) => agreed.features,
             Err(End::Refused(refusal)) => return refuse(&connection, &refusal),
             Err(End::Gone) => return,
-        }
+        };
         self.supersede(pin, id, &connection);
         info!(%agent, session = id.0, remote = %connection.remote_address(), "session");
         let groups = Arc::clone(&self.groups);
-        let session = Session { id, agent: agent.clone(), pin, groups, open: Mutex::default() };
+        let session = Session { id, agent: agent.clone(), pin, groups, features, open: Mutex::default() };
         let why = streams(Arc::new(session), &connection, &mut control).await;
         self.forget(pin, id);
         info!(%agent, session = id.0, %why, "session ended");
     }
 
-    /// Hello and Welcome.
-    async fn welcome(&self, writer: &mut MessageWriter, reader: &mut MessageReader, id: SessionId) -> Result<(), End> {
+    /// Hello and Welcome: what both speak.
+    async fn welcome(
+        &self,
+        writer: &mut MessageWriter,
+        reader: &mut MessageReader,
+        id: SessionId,
+    ) -> Result<Agreed, End> {
         let Message::Hello(hello) = first(reader).await? else {
             return Err(Refusal::new(RefusalCode::Malformed, "no hello").into());
         };
         let agreed = hello.answer(&Offer::OURS)?;
         writer.send(&Message::Welcome(Welcome { agreed, session: id, receiver: self.id })).await?;
-        Ok(())
+        Ok(agreed)
     }
 
     /// Makes this the session of its key, and ends the one before.
@@ -196,6 +201,9 @@ async fn stream(session: &Session, connection: &Connection, (mut writer, mut rea
             Opening::Group { group, name } => group::serve(session, (group, name), &mut writer, &mut reader).await,
             Opening::Base { group, resync } => base::serve(session, (group, resync), &mut writer, &mut reader).await,
             Opening::Compare { group, at } => compare::serve(session, (group, at), &mut writer, &mut reader).await,
+            Opening::Changed { group, after, at } => {
+                changed::serve(session, (group, after, at), &mut writer, &mut reader).await
+            }
         }
     };
     let Err(End::Refused(refusal)) = served.await else { return };

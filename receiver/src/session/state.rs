@@ -5,6 +5,7 @@
 //!   OpenGroup                    Frame (live), MarkDone/Failed, Bye           Opened, Durable, MarkRequest
 //!   OpenBase                     Frame (base)                                 BaseOpened, BaseDurable
 //!   OpenCompare                  CompareRange                                 CompareReady, BlockHashes
+//!   OpenChanged                  ChangedFrom                                  ChangedReady, ChangedExtents
 //! ```
 //!
 //! **Invariant:** a frame that was admitted continues exactly what is already there, or changes nothing.
@@ -26,6 +27,8 @@ pub enum Opening {
     Base { group: GroupId, resync: ResyncId },
     /// Hashes of what is here.
     Compare { group: GroupId, at: Seq },
+    /// What changed after a place.
+    Changed { group: GroupId, after: Option<Seq>, at: Seq },
 }
 
 impl Opening {
@@ -35,6 +38,7 @@ impl Opening {
             Message::OpenGroup { group, name } => Ok(Self::Group { group, name }),
             Message::OpenBase { group, resync } => Ok(Self::Base { group, resync }),
             Message::OpenCompare { group, at } => Ok(Self::Compare { group, at }),
+            Message::OpenChanged { group, after, at } => Ok(Self::Changed { group, after, at }),
             other => Err(out_of_place(&other)),
         }
     }

@@ -9,8 +9,8 @@ use journal::codec::{Body, Sealed};
 use journal::frame::Frame;
 use journal::types::{ChainHead, FrameNo, GroupId, Head, ResyncId, Seq, WallTime};
 use journal::wire::{
-    AgentState, BaseHead, Hello, JoinOutcome, JoinRequest, JoinSecret, LagReport, Message, NoMark, Offer, Progress,
-    ReceiverId, Refusal, RefusalCode, Report,
+    AgentState, BaseHead, Changed, ExtentRun, Hello, JoinOutcome, JoinRequest, JoinSecret, LagReport, Message, NoMark,
+    Offer, Progress, ReceiverId, Refusal, RefusalCode, Report,
 };
 use link::{Identity, MessageReader, MessageWriter, Purpose, message_stream, refusal_of};
 use quinn::{Connection, Endpoint};
@@ -67,9 +67,13 @@ impl Receiver {
 
     /// A session of an enrolled agent.
     async fn session(&self, identity: &Identity) -> Agent {
+        self.session_with(identity, Offer::OURS).await
+    }
+
+    async fn session_with(&self, identity: &Identity, offer: Offer) -> Agent {
         let connection = self.connect(identity, Purpose::Session).await;
         let mut control = Stream::open(&connection).await;
-        control.say(&hello(Offer::OURS)).await;
+        control.say(&hello(offer)).await;
         assert!(matches!(control.hear().await, Ok(Message::Welcome(_))));
         Agent { connection, control }
     }
@@ -473,6 +477,64 @@ async fn hashes_are_those_of_the_view() {
     let mut beyond = Stream::open(&agent.connection).await;
     beyond.say(&Message::OpenCompare { group: GROUP, at: second.last_seq().unwrap().after(1) }).await;
     assert!(beyond.hear().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changed_after_a_place_is_told_to_whoever_agreed_to_ask() {
+    let receiver = Receiver::start();
+    let identity = receiver.enrol("web", SECRET);
+    let agent = receiver.session(&identity).await;
+    let (mut live, _) = agent.open().await;
+    let mut frames = Frames::new();
+    // Ten extents.
+    let first = frames.begin(&[10 * 8192]);
+    frames.write(0, extent(3 * 8192 + 100, 1), &[7; 512]);
+    let second = frames.finish();
+    frames.write(0, extent(8192, 1), &[7; 512]);
+    frames.write(0, extent(5 * 8192 - 1, 2), &[7; 1024]);
+    let third = frames.finish();
+    for frame in [&first, &second, &third] {
+        live.frame(frame).await;
+    }
+    live.durable(&third).await;
+    let ask = async |after: Option<Seq>, at: Option<Seq>| {
+        let mut changed = Stream::open(&agent.connection).await;
+        changed.say(&Message::OpenChanged { group: GROUP, after, at: at.unwrap() }).await;
+        assert!(matches!(changed.hear().await, Ok(Message::ChangedReady(time)) if time.0 > 0));
+        changed
+    };
+    let runs = |runs: &[(u32, u32)]| {
+        let runs = runs.iter().map(|&(first, count)| ExtentRun { first, count }).collect();
+        Ok(Message::ChangedExtents(Changed { size: journal::types::Sectors::new(10 * 8192), next: None, runs }))
+    };
+    let [volume, none] = [0, 7].map(journal::types::VolumeNo);
+    let mut changed = ask(second.last_seq(), third.last_seq()).await;
+    for (volume, first, expect) in [
+        (volume, 0, runs(&[(1, 1), (4, 2)])),
+        (volume, 5, runs(&[(5, 1)])),
+        (volume, u32::MAX, runs(&[])),
+        (none, 0, Ok(Message::ChangedExtents(Changed::default()))),
+    ] {
+        changed.say(&Message::ChangedFrom { volume, first }).await;
+        assert_eq!(changed.hear().await, expect);
+    }
+    changed = ask(first.last_seq(), second.last_seq()).await;
+    changed.say(&Message::ChangedFrom { volume, first: 0 }).await;
+    assert_eq!(changed.hear().await, runs(&[(3, 1)]));
+    // A place that is not durable here, and a group that this session has not opened.
+    let mut beyond = Stream::open(&agent.connection).await;
+    let at = third.last_seq().unwrap().after(1);
+    beyond.say(&Message::OpenChanged { group: GROUP, after: None, at }).await;
+    assert_eq!(code(beyond.hear().await), RefusalCode::Internal);
+    let mut strange = Stream::open(&agent.connection).await;
+    strange.say(&Message::OpenChanged { group: GroupId([9; 16]), after: None, at: Seq::FIRST }).await;
+    assert_eq!(code(strange.hear().await), RefusalCode::UnknownGroup);
+    // Who did not say that it knows of this must not say it.
+    let plain = receiver.session_with(&identity, Offer { optional: 0, ..Offer::OURS }).await;
+    plain.open().await;
+    let mut changed = Stream::open(&plain.connection).await;
+    changed.say(&Message::OpenChanged { group: GROUP, after: None, at: Seq::FIRST }).await;
+    assert_eq!(plain.refused().await, RefusalCode::Malformed);
 }
 
 fn report(group: GroupId, captured: u64) -> Message {

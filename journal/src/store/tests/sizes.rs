@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::Store;
+use super::super::{Store, View};
 use super::history::GROUP;
 use super::model::{SEGMENT_BYTES, entropy};
 use crate::codec::*;
@@ -11,6 +11,7 @@ use crate::disk::{Disk, SimDisk};
 use crate::error::ErrorKind;
 use crate::frame::{FrameBuilder, FrameSeal};
 use crate::types::*;
+use crate::wire::{CHANGED_EXTENT_SECTORS, Changed};
 
 /// 2 TiB and 16 TiB in sectors: where 32 bits of sectors, and of 4 KiB blocks, end.
 const EDGES: [u64; 2] = [1 << 32, 1 << 35];
@@ -156,6 +157,53 @@ fn numbers_of_any_size_are_kept_whole() {
     assert_eq!(findings, []);
     check(&store, &writes);
     println!("{} writes in volumes of {SIZES:?} sectors", writes.len());
+}
+
+/// The extents from `first` on, page by page.
+fn pages(view: &View, from: Option<Seq>, volume: VolumeNo, (extents_max, runs_max): (u32, usize)) -> Vec<u32> {
+    let (mut found, mut first) = (Vec::new(), Some(0));
+    while let Some(at) = first {
+        let page = view.changed_page(from, volume, at, extents_max, runs_max).unwrap();
+        assert!(page.runs.len() <= runs_max && page.next.is_none_or(|next| at < next && next <= at + extents_max));
+        found.extend(page.runs.iter().flat_map(|run| run.first..run.first + run.count));
+        first = page.next;
+    }
+    found
+}
+
+#[test]
+fn changed_extents_are_exactly_those_that_were_touched_page_by_page() {
+    let (mut store, _) = super::model::open(&SimDisk::new(1)).unwrap();
+    let writes = write_all(&mut store);
+    let version = store.library().now();
+    let last = version.head().unwrap().seq.number();
+    let mut told = 0;
+    for (from, to) in (0..last - 20).step_by(17).map(|from| (from, from + 20)) {
+        let view = version.view(Seq::new(to).unwrap()).unwrap();
+        for (volume, size) in (0..).zip(SIZES).take(2).filter(|_| to > 5) {
+            let of = |sector: u64| u32::try_from(sector / CHANGED_EXTENT_SECTORS).unwrap();
+            let since: Vec<_> =
+                writes.iter().filter(|w| w.volume == volume && (from + 1..=to).contains(&w.seq)).collect();
+            // Those that go over all of a large volume are for the other tests.
+            if since.iter().any(|w| w.extent.sectors().count() > 1 << 30) {
+                continue;
+            }
+            let touched = since.iter().flat_map(|w| of(w.extent.start().index())..=of(w.extent.end().index() - 1));
+            let touched: Vec<u32> = touched.collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+            for page in [(7, 1), (1 << 20, 4096), (1 << 20, 2)].into_iter().skip(usize::from(size > 1 << 30)) {
+                assert_eq!(pages(&view, Seq::new(from), VolumeNo(volume), page), touched, "({from}, {to}] by {page:?}");
+            }
+            told += touched.len();
+        }
+        let none = view.changed_extents(Seq::new(from), VolumeNo(77), 0).unwrap();
+        assert_eq!(none, Changed::default(), "a volume that is not there");
+    }
+    println!("{told} extents");
+    assert!(told > 100);
+    let view = version.view(version.head().unwrap().seq).unwrap();
+    assert_eq!(view.changed_extents(None, VolumeNo(2), 0).unwrap_err().kind(), ErrorKind::Unsupported);
+    let beyond = view.changed_extents(None, VolumeNo(1), u32::MAX).unwrap();
+    assert_eq!((beyond.next, beyond.runs.len()), (None, 0));
 }
 
 #[test]
