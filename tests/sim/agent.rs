@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use agent::base::{BaseReader, BaseSpec, BaseVolume, Hashes, Known, Reads};
 use agent::capture::{Capture, Lost, Terms};
 use agent::hot::Left;
-use agent::run::lineage::{Said, go_on};
+use agent::run::lineage::{Said, go_on, is_lost};
 use agent::run::opening::{Told, declare, parent, wanted};
 use agent::run::rungs::{self, Climb, Rung, again, parts, rung};
 use agent::sender::compare::of_blocks;
@@ -220,7 +220,7 @@ impl Agent {
         let spool = self.run.spool.as_ref().ok_or_else(|| Error::unavailable("no spool"))?;
         match spool.next_after(self.run.parent.map(|head| head.seq)) {
             Ok(None) => return Err(Error::unavailable("the spool takes nothing")),
-            Err(error) if error.kind() != agent::ErrorKind::NotFound => return Err(error),
+            Err(error) if !is_lost(&error) => return Err(error),
             Ok(Some(_)) | Err(_) => {}
         }
         let mut stream = Sending::default();

@@ -20,8 +20,8 @@ pub(crate) struct Mood {
 impl Mood {
     pub(crate) fn new(rng: &mut Rng) -> Self {
         let mut often = |most: u64| if rng.chance(1, 3) { 0 } else { 1 + rng.below(most) };
-        let (link, agent, receiver, disks, clocks) = (often(400), often(150), often(150), often(200), often(100));
-        Self { link, agent, receiver, disks, clocks, busy: 1 + rng.below(6) }
+        let (link, agent, receiver, disks, clocks) = (often(300), often(120), often(120), often(120), often(80));
+        Self { link, agent, receiver, disks, clocks, busy: 1 + rng.below(8) }
     }
 }
 
@@ -67,28 +67,24 @@ impl World {
 
     /// Something that is no trouble.
     fn go_on(&mut self, busy: u64) {
-        match self.rng.below(20 + busy) {
+        match self.rng.below(24 + busy) {
             0 | 1 => _ = self.spool(),
             2 => self.idle(),
-            3..=5 => _ = self.send(),
-            6..=10 => {
-                for _ in 0..=self.rng.below(4) {
-                    self.deliver();
-                }
-            }
-            11 | 12 => _ = self.receiver.as_mut().is_some_and(|receiver| receiver.write()),
-            13 => self.some_news(),
-            14 => _ = self.base_step(),
-            15 => _ = self.read_base(),
-            16 => self.connect_or_start(),
-            17 => _ = self.climb(),
-            18 => self.look_or_mark(),
-            19 => {
+            3..=5 => (0..=self.rng.below(3)).for_each(|_| _ = self.send()),
+            6..=9 => (0..=self.rng.below(8)).for_each(|_| _ = self.deliver()),
+            10 | 11 => _ = self.receiver.as_mut().is_some_and(|receiver| receiver.write()),
+            12 | 13 => self.some_news(),
+            14 | 15 => (0..=self.rng.below(3)).for_each(|_| _ = self.base_step()),
+            16 | 17 => _ = self.read_base(),
+            18 | 19 => self.connect_or_start(),
+            20 => _ = self.climb(),
+            21 | 22 => self.look_or_mark(),
+            23 => {
                 if let Some(agent) = &self.agent {
                     agent.save_durable(&mut self.host);
                 }
             }
-            _ => self.client_acts(),
+            _ => (0..=self.rng.below(3)).for_each(|_| self.client_acts()),
         }
     }
 
@@ -202,6 +198,7 @@ impl World {
             }
             2 | 3 => {
                 note!(self, "host crashes");
+                self.spool_is_lost = true;
                 self.counts.hosts_crashed += 1;
                 drop(agent);
                 self.host.machine.crash(&mut self.rng);

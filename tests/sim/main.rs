@@ -27,15 +27,17 @@ mod time;
 mod trace;
 mod world;
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use trace::{Counts, Outcome};
 
 /// Seeds of an ordinary run.
 const SEEDS: u64 = 2000;
+/// Seeds that fail before it is enough.
+const FAILURES: usize = 5;
 
 #[test]
 fn whatever_happens_points_are_true_and_what_was_promised_is_there() {
@@ -45,29 +47,28 @@ fn whatever_happens_points_are_true_and_what_was_promised_is_there() {
         return;
     }
     let seeds = from_env("BACKSPOOL_SIM_SEEDS").unwrap_or(SEEDS);
-    let (next, failed, total) = (AtomicU64::new(1), AtomicBool::new(false), Mutex::new(Counts::default()));
+    let (next, failed, total) = (AtomicU64::new(1), Mutex::new(Vec::new()), Mutex::new(Counts::default()));
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(1, Into::into) {
             scope.spawn(|| {
-                while !failed.load(Ordering::Relaxed) {
+                while failed.lock().unwrap().len() < FAILURES {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed > seeds {
                         return;
                     }
                     let counts = catch_unwind(AssertUnwindSafe(|| twice(seed)));
-                    let counts = counts.unwrap_or_else(|why| {
-                        failed.store(true, Ordering::Relaxed);
-                        eprintln!(
-                            "seed {seed} fails; alone, and told step by step:\n  BACKSPOOL_SIM_SEED={seed} cargo test --release --test sim \
-                             -- --nocapture"
-                        );
-                        resume_unwind(why)
-                    });
-                    total.lock().unwrap().add(&counts);
+                    match counts {
+                        Ok(counts) => total.lock().unwrap().add(&counts),
+                        Err(_) => failed.lock().unwrap().push(seed),
+                    }
                 }
             });
         }
     });
+    let failed = failed.into_inner().unwrap();
+    let alone = |seed| format!("BACKSPOOL_SIM_SEED={seed} cargo test --release --test sim -- --nocapture");
+    let commands: Vec<String> = failed.iter().map(alone).collect();
+    assert!(failed.is_empty(), "seeds that fail; each alone, and told step by step:\n{}", commands.join("\n"));
     let total = total.into_inner().unwrap();
     println!("{seeds} seeds, each twice: {total:?}");
     total.check(seeds);

@@ -43,6 +43,8 @@ pub(crate) struct World {
     marks: u64,
     /// When what is out of order now is in order again, in steps from now: the link, the receiver's disk, the spool's.
     pub(crate) outages: [Option<u64>; 3],
+    /// The power of the agent's host went, or the spool's disk failed.
+    pub(crate) spool_is_lost: bool,
     /// The last stop was clean, and nobody wrote since.
     pub(crate) unchanged: bool,
 }
@@ -55,7 +57,7 @@ pub(crate) use note;
 /// One run of a seed, from the beginning to where all is healed, quiet and compared.
 pub(crate) fn run(seed: u64, prints: bool) -> Outcome {
     let mut world = World::new(seed, prints);
-    let steps = 100 + world.rng.below(500);
+    let steps = 200 + world.rng.below(1000);
     for _ in 0..steps {
         world.step();
     }
@@ -101,6 +103,7 @@ impl World {
             judge: Judge::default(),
             marks: 0,
             outages: [None; 3],
+            spool_is_lost: false,
             unchanged: false,
         };
         note!(world, "volume of {} bytes, spool of {limit_bytes}, {when_full:?}, {:?}", volume.size_bytes, world.mood);
@@ -250,7 +253,12 @@ impl World {
                 note!(self, "agent opens at {:?}: {next:?}", head.map(|head| head.seq));
                 match next {
                     Next::Refuse(stranger) => panic!("an agent's own history is strange to it: {stranger}"),
-                    Next::Rebase { .. } => self.counts.rebases += 1,
+                    Next::Rebase { reason, .. } => {
+                        // What the receiver lacks is in the spool, unless the host's disk lost it.
+                        let lost = reason == RebaseReason::Behind;
+                        assert!(!lost || self.spool_is_lost, "the agent dropped what the receiver has not got");
+                        self.counts.rebases += 1;
+                    }
                     Next::Send { lost } => {
                         assert!(!lost, "the receiver lost what it had called durable");
                     }
@@ -410,8 +418,18 @@ impl World {
 
     /// Until nothing happens any more.
     fn rest(&mut self) {
-        for _ in 0..3000 {
+        for round in 1..=2000 {
             self.host.clocks.pass(10_000);
+            // A person starts it again, as a disk that failed asks for.
+            if round % 200 == 0
+                && let Some(receiver) = self.receiver.take()
+            {
+                for conn in receiver.conns() {
+                    self.receiver_leaves(conn);
+                }
+                self.next_session = receiver.stop(true);
+                self.store.kill(&mut self.rng);
+            }
             if self.receiver.is_none() {
                 self.start_receiver();
             }

@@ -146,7 +146,7 @@ impl Group {
         let subjects: Vec<Subject<'_>> = self.volumes.iter().map(|volume| Subject::of(volume, action)).collect();
         let text = match reason {
             RebaseReason::Ahead => "the receiver has more than this agent remembers",
-            RebaseReason::Behind => "the receiver has less than it had called durable",
+            RebaseReason::Behind => "the receiver lacks what is not in the spool any more",
             RebaseReason::TakenOver => "this agent took over what another had written",
             RebaseReason::Disturbed => "a source was changed by somebody else",
         };

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use super::crash::Crash;
 use super::hot::HotLogs;
-use super::lineage::{Said, go_on};
+use super::lineage::{Said, go_on, is_lost};
 use super::rates::Rates;
 use super::rungs::again;
 use super::switch::Switch;
@@ -145,7 +145,7 @@ impl Group {
         // An epoch counts from its first frame on, also when that was sent and dropped long ago.
         match spool.wait_after(parent, FIRST_FRAME) {
             Ok(None) => return Err(Error::unavailable("the spool takes nothing")),
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+            Err(error) if !is_lost(&error) => return Err(error),
             Ok(Some(_)) | Err(_) => {}
         }
         let state = self.state();

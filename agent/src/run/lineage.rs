@@ -8,7 +8,7 @@ use journal::wire::{Facts, OwnEpoch};
 use crate::sender::state::{Next, Stream};
 use crate::spool::Spool;
 use crate::state::{GroupState, OpenedEpoch};
-use crate::{ErrorKind, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// What is known beside the order.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,11 +57,16 @@ fn last_head(spool: &Spool) -> Result<Option<Head>> {
     Ok(spool.next_after(spooled.before())?.as_ref().and_then(Frame::end))
 }
 
+/// Whether a frame of the spool is lost for good: dropped, or after a power cut not on the disk as it was written.
+pub fn is_lost(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Corrupt | ErrorKind::Io)
+}
+
 /// What the spool has at the receiver's head, if a frame ends there, and whether what follows it was dropped.
 fn held(spool: &Spool, receiver: Option<Head>, end: Option<Head>) -> Result<(Option<Head>, bool)> {
     let seq = receiver.map(|head| head.seq);
     let following = match spool.next_after(seq) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok((None, true)),
+        Err(error) if is_lost(&error) => return Ok((None, true)),
         following => following?,
     };
     let Some(seq) = seq else { return Ok((None, false)) };

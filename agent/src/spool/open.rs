@@ -66,24 +66,20 @@ impl Found {
 
     /// The same, wherever it lies.
     pub fn open_at(home: Arc<dyn Home>, options: LogOptions, limit_bytes: u64, entropy: Entropy) -> Result<Self> {
-        let (log, findings) = match Log::open(home.open()?, options, entropy) {
-            Ok((log, findings)) if log.closed().is_none() => (log, findings),
+        let opened = Log::open(home.open()?, options, entropy);
+        let (log, time, findings) = match opened.and_then(|(log, findings)| Ok((last_time(&log)?, log, findings))) {
+            Ok((time, log, findings)) if log.closed().is_none() => (log, time, findings),
             opened => {
                 let (what, findings) = match opened {
-                    Ok((log, findings)) => (log.closed().unwrap_or_default().to_owned(), findings),
+                    Ok((_, log, findings)) => (log.closed().unwrap_or_default().to_owned(), findings),
                     Err(error) => (format!("{error:?}"), Vec::new()),
                 };
                 tracing::warn!(?home, %what, "the spool is damaged: it is emptied");
                 home.put_aside()?;
-                (empty(&*home, options, entropy)?, findings)
+                (empty(&*home, options, entropy)?, WallTime(0), findings)
             }
         };
-        let (head, mut time) = (log.head(), WallTime(0));
-        if let Some(head) = head
-            && let Some(place) = log.locate(head.seq)?
-        {
-            time = place.read()?.records().last().map_or(time, |record| record.time);
-        }
+        let head = log.head();
         Ok(Self { log, home, options, limit_bytes, entropy, head, time, findings })
     }
 
@@ -174,6 +170,13 @@ pub(crate) fn sweep(dir: &Path) {
     };
     // Without a thread it is left to the next start.
     let _ = std::thread::Builder::new().name("sweep".to_owned()).spawn(remove);
+}
+
+/// The time of the last record, which has to be read: after a power cut the end of a spool may be lost in a segment that was sealed.
+fn last_time(log: &Log) -> Result<WallTime> {
+    let Some(head) = log.head() else { return Ok(WallTime(0)) };
+    let place = log.locate(head.seq)?.ok_or_else(|| Error::corrupt("the end of the spool is not in it"))?;
+    Ok(place.read()?.records().last().map_or(WallTime(0), |record| record.time))
 }
 
 fn empty(home: &dyn Home, options: LogOptions, entropy: Entropy) -> Result<Log> {

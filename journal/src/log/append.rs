@@ -7,7 +7,9 @@ use super::scan::begins_with;
 use super::segment::{Segment, SegmentState, Stamp, Writer};
 use super::{BaseHead, Head, Log};
 use crate::codec::FrameKind;
-use crate::codec::{Body, ManifestEntry, SegmentCreated, SegmentHeader, SegmentKind, SegmentSealed, Stopped};
+use crate::codec::{
+    Body, FrameHeader, ManifestEntry, SegmentCreated, SegmentHeader, SegmentKind, SegmentSealed, Stopped,
+};
 use crate::disk::{File, Open};
 use crate::error::{Error, ErrorKind, Result};
 use crate::frame::Frame;
@@ -303,26 +305,47 @@ impl Log {
     /// Gives the segment being written its index and its end. One without frames stays open.
     fn seal(&mut self, chain: Chain) -> Result<()> {
         let Some(writer) = self.writer(chain).take_if(|writer| writer.last.is_some()) else { return Ok(()) };
-        let Some(last) = writer.last else { return Ok(()) };
-        let times = times(&writer.index.frames);
-        let (footer_at, end) = (writer.end, last.last_seq().map(|seq| seq.after(1)));
+        let Writer { segment, end, index, last } = writer;
+        let Some(last) = last else { return Ok(()) };
+        let latest = index.latest;
+        let footer = Arc::new(Footer::from(index));
+        match self.end_segment(&segment, end, &last, &footer) {
+            Ok(sealed) => {
+                let (header, file) = (segment.header, segment.file.clone());
+                let segment = Segment { header, file, sealed: Some(sealed), state: SegmentState::Good };
+                self.segments.insert(header.number, Arc::new(segment));
+                *self.last_footer.get_mut().unwrap_or_else(PoisonError::into_inner) = Some((header.number, footer));
+                self.changed = true;
+                Ok(())
+            }
+            Err(error) => {
+                // Nothing more is written; what is in it is found and read all the same.
+                let index = Builder { frames: footer.frames.clone(), latest, ..Builder::default() };
+                *self.writer(chain) = Some(Writer { segment, end, index, last: Some(last) });
+                Err(error)
+            }
+        }
+    }
+
+    fn end_segment(
+        &mut self,
+        segment: &Segment,
+        footer_at: u64,
+        last: &FrameHeader,
+        footer: &Footer,
+    ) -> Result<SegmentSealed> {
+        let times = times(&footer.frames);
+        let end = last.last_seq().map(|seq| seq.after(1));
         let (head, last_frame) = (last.chain_head(), last.number);
-        let ending = Ending { salt: writer.segment.header.salt, footer_at, end, head, last_frame };
-        let footer = Arc::new(Footer::from(writer.index));
+        let ending = Ending { salt: segment.header.salt, footer_at, end, head, last_frame };
         let bytes = footer.encode(&ending);
         let file_bytes = footer_at + bytes.len() as u64;
-        writer.segment.file.write_at(footer_at, &[IoSlice::new(&bytes)])?;
-        trim(&*writer.segment.file, file_bytes)?;
-        writer.segment.file.sync()?;
-        let number = writer.segment.header.number;
-        let sealed = SegmentSealed { number, file_bytes, end, head, last_frame, times };
+        segment.file.write_at(footer_at, &[IoSlice::new(&bytes)])?;
+        trim(&*segment.file, file_bytes)?;
+        segment.file.sync()?;
+        let sealed = SegmentSealed { number: segment.header.number, file_bytes, end, head, last_frame, times };
         self.manifest.append(ManifestEntry::Sealed(sealed))?;
-        let Segment { header, file, .. } = &*writer.segment;
-        let segment = Segment { header: *header, file: file.clone(), sealed: Some(sealed), state: SegmentState::Good };
-        self.segments.insert(number, Arc::new(segment));
-        *self.last_footer.get_mut().unwrap_or_else(PoisonError::into_inner) = Some((number, footer));
-        self.changed = true;
-        Ok(())
+        Ok(sealed)
     }
 
     fn check_open(&self) -> Result<()> {

@@ -60,6 +60,8 @@ pub struct Log {
     next: SegmentNo,
     /// Why it may not be written, if so.
     closed: Option<String>,
+    /// It was whole when it was opened, and there was no room to go on.
+    lacks_room: bool,
     /// Bases of which something cannot be read, each with the segments that cannot be used at all.
     lost_bases: BTreeMap<ResyncId, Vec<SegmentNo>>,
     /// Segments were sealed or dropped.
@@ -134,6 +136,11 @@ impl Log {
     /// Why it may not be written: damage found when it was opened, or a failed write since.
     pub fn closed(&self) -> Option<&str> {
         self.closed.as_deref()
+    }
+
+    /// Whether it may not be written for want of room only: opened anew, once there is some, it goes on.
+    pub fn lacks_room(&self) -> bool {
+        self.lacks_room
     }
 
     /// Bytes of all segments.

@@ -97,6 +97,7 @@ impl Log {
             bases: BTreeMap::new(),
             next: SegmentNo(named.next),
             closed: None,
+            lacks_room: false,
             lost_bases: BTreeMap::new(),
             changed: false,
             last_footer: Mutex::default(),
@@ -114,6 +115,7 @@ impl Log {
                 // What is there can be read all the same, and room can be made.
                 Err(error) if error.kind() == ErrorKind::NoSpace => {
                     log.close(&format!("no room for the manifest: {error}"));
+                    log.lacks_room = true;
                 }
                 settled => settled?,
             }

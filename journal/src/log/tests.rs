@@ -257,6 +257,27 @@ fn segment_numbers_are_never_used_twice() {
     }
 }
 
+/// Whatever the disk fails, also while a segment is given its end: what was appended before is found and read.
+#[test]
+fn what_a_log_took_before_its_disk_failed_can_be_read() {
+    let frames = live(1, 40);
+    let mut failed = 0;
+    for op in 1..60 {
+        let disk = SimDisk::new(op);
+        let (mut log, _) = open(&disk, false).unwrap();
+        disk.fail_nth(disk.ops() + op, Fault::NoSpace);
+        let taken = frames.iter().take_while(|frame| log.append(&[(*frame).clone()], SESSION, NOW).is_ok()).count();
+        failed += u64::from(taken < frames.len());
+        for frame in &frames[..taken] {
+            let place = log.locate(frame.last_seq().unwrap()).unwrap();
+            let place =
+                place.unwrap_or_else(|| panic!("operation {op}: {:?} of {taken} is not found", frame.last_seq()));
+            assert_eq!(place.read().unwrap().head(), frame.head(), "operation {op}");
+        }
+    }
+    assert!(failed > 20, "{failed}");
+}
+
 /// What recovery cuts is cut on the disk: the next opening finds nothing of it, also after another power cut.
 #[test]
 fn what_was_cut_does_not_come_back() {

@@ -101,6 +101,11 @@ impl Store {
         self.log.closed()
     }
 
+    /// Whether it is for want of room only: opened anew, once there is some, it goes on.
+    pub fn lacks_room(&self) -> bool {
+        self.log.lacks_room()
+    }
+
     /// Appends live frames; not durable before [`sync`](Self::sync). Frames that are here already are passed over.
     ///
     /// # Errors

@@ -214,6 +214,38 @@ async fn a_failing_disk_ends_the_session_and_loses_nothing() {
     assert!(full > 0);
 }
 
+/// A disk that is full, or fails, while a journal is opened has damaged nothing: nobody has to look at it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_room_is_no_damage() {
+    let mut refused = 0;
+    for op in 0..12 {
+        for fault in [DiskFault::Io, DiskFault::NoSpace] {
+            let disk = SimDisk::new(op);
+            let open = start(&disk);
+            let mut frames = Frames::new();
+            let mut session = open.group.attach(SessionId(1)).await.unwrap();
+            let first = frames.begin(&[1000]);
+            session.ingest.live(first.clone()).await.unwrap();
+            durable(&mut session, last(&first)).await.unwrap();
+            stop(open).await;
+            // As a kill leaves it: nobody has noted a clean stop.
+            let disk = disk.crash(CrashMode::KeepAll, &mut Rng::new(op));
+            drop(Store::open(Arc::new(disk.clone()), GROUP, 64 * 1024, || [6; 16]).unwrap().0);
+            disk.fail_nth(disk.ops() + 1 + op, fault);
+            let open = start(&disk);
+            assert_eq!(open.group.damage(), None, "operation {op}, {fault:?}");
+            for number in 2..4 {
+                if let Err(why) = open.group.attach(SessionId(number)).await {
+                    assert!(matches!(why.code, RefusalCode::NoSpace | RefusalCode::Internal), "{op}, {fault:?}: {why}");
+                    refused += 1;
+                }
+            }
+            stop(open).await;
+        }
+    }
+    assert!(refused > 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mark_is_asked_for_and_waited_for() {
     let open = start(&SimDisk::new(1));

@@ -260,7 +260,10 @@ impl Writer {
                     warn!(group = %name, place, what, mended, "found while opening the journal");
                 }
                 let hint = format!("`backspool verify {name}` sets aside what cannot be read, and the agent goes on");
-                let fault = store.closed().map(|why| Fault::Damaged(format!("{why}; {hint}")));
+                let fault = store.closed().map(|why| match store.lacks_room() {
+                    true => Fault::Full(why.to_owned()),
+                    false => Fault::Damaged(format!("{why}; {hint}")),
+                });
                 let mut state = self.group.state();
                 state.library = Some(store.library());
                 state.findings = findings;
@@ -273,6 +276,10 @@ impl Writer {
                 Some(match error.kind() {
                     ErrorKind::NoSpace => Fault::Full(why),
                     ErrorKind::Io => Fault::Disk(why),
+                    // Its directory: who opened that can sync it no more, and knows of no damage.
+                    ErrorKind::Poisoned => {
+                        Fault::Disk(format!("{why}; when the disk is well, start the receiver again"))
+                    }
                     _ => Fault::Damaged(why),
                 })
             }
