@@ -13,6 +13,7 @@ export CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_DEBUG=false CARGO
 fast=(--config 'profile.release.package."*".opt-level=3')
 # The mistakes are coarse: fewer states find them too.
 export BACKSPOOL_CRASH_STATES=${BACKSPOOL_CRASH_STATES:-20000} BACKSPOOL_POWER_CUTS=${BACKSPOOL_POWER_CUTS:-0}
+export BACKSPOOL_SIM_SEEDS=${BACKSPOOL_SIM_SEEDS:-300}
 mkdir -p "$tree"
 
 # The copy is the tree as it is now, changes that nobody committed included. What is the same keeps its time: it is not built again.

@@ -174,13 +174,13 @@ impl World {
     pub(crate) fn deliver(&mut self) -> bool {
         let Some((conn, to, stream, message)) = self.link.deliver(&mut self.rng) else { return false };
         match to {
-            End::Receiver => self.to_receiver(conn, stream, message),
-            End::Agent => self.to_agent(conn, message),
+            End::Receiver => self.receiver_gets(conn, stream, message),
+            End::Agent => self.agent_gets(conn, message),
         }
         true
     }
 
-    fn to_receiver(&mut self, conn: ConnId, stream: Stream, message: Message) {
+    fn receiver_gets(&mut self, conn: ConnId, stream: Stream, message: Message) {
         note!(self, "receiver gets {:?} on {conn} {stream:?}", message.tag());
         let Some(receiver) = &mut self.receiver else { return self.receiver_leaves(conn) };
         if let Message::MarkDone { request, .. } = message {
@@ -211,7 +211,7 @@ impl World {
         }
     }
 
-    fn to_agent(&mut self, conn: ConnId, message: Message) {
+    fn agent_gets(&mut self, conn: ConnId, message: Message) {
         let Some(agent) = self.agent.as_mut().filter(|agent| agent.session.as_ref().is_some_and(|s| s.conn == conn))
         else {
             self.link.leave(conn, End::Agent, &mut self.rng);
