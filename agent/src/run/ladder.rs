@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use journal::codec::{Gap, GapReason};
+use journal::disk::RESERVE_BYTES;
 use journal::types::{Head, VolumeNo};
 use rustix::fs::statvfs;
 
@@ -39,8 +40,14 @@ impl Group {
             let run = &mut *self.write();
             let last = run.capture.last_seq();
             let drained = durable.map(|head| head.seq) >= last;
-            match run.spool.as_ref().map(|spool| (spool.broken().is_some(), spool.status().bytes)) {
-                Some((false, bytes)) => {
+            let condition = run.spool.as_ref().map(|spool| {
+                let bytes = spool.status().bytes;
+                (spool.broken().is_some(), spool.has_no_room().is_some(), bytes)
+            });
+            match condition {
+                // Others have the disk: what the spool has would not be enough.
+                Some((false, true, bytes)) if !drained || !self.would_have_room(bytes) => return Ok(()),
+                Some((false, false, bytes)) => {
                     let room = bytes <= self.spool_limit_bytes / 2;
                     let ready = match &run.stage {
                         Stage::Sealed => room || drained,
@@ -58,6 +65,7 @@ impl Group {
             drop(spool);
             give_up(&dir, link::random)?;
         }
+        self.reserve.tend()?;
         match durable {
             Some(head) if self.has_room()? => self.respool(head),
             _ => Ok(()),
@@ -99,11 +107,18 @@ impl Group {
         parts.collect()
     }
 
+    /// Whether there would be room for a spool if this one, with so many bytes, were gone.
+    fn would_have_room(&self, bytes: u64) -> bool {
+        let free = self.reserve.free_bytes().unwrap_or(0);
+        free.saturating_add(bytes) >= ROOM_BYTES.min(self.spool_limit_bytes) + RESERVE_BYTES / 2
+    }
+
     /// Whether it makes sense to write a spool there again.
     fn has_room(&self) -> Result<bool> {
         let dir = self.state().spool_dir();
         let found = statvfs(dir.parent().unwrap_or(&dir)).map_err(crate::Error::from)?;
-        Ok(found.f_bavail.saturating_mul(found.f_frsize) >= ROOM_BYTES.min(self.spool_limit_bytes))
+        Ok(self.reserve.has_room_for(0)
+            && found.f_bavail.saturating_mul(found.f_frsize) >= ROOM_BYTES.min(self.spool_limit_bytes))
     }
 
     /// Begins a run with an empty spool where the receiver is, for the old one cannot be written any more. What changed meanwhile is

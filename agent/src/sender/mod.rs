@@ -7,11 +7,13 @@
 //!   base  ──asks────▶ compare  one stream a session        ◀── hashes
 //! ```
 //!
-//! `state` and `window` decide, without I/O; the others carry it out. Only `quic` names quinn.
+//! `state`, `window` and `bucket` decide, without I/O; the others carry it out. Only `quic` names quinn.
 
 mod base;
+pub mod bucket;
 mod compare;
 mod flight;
+mod limit;
 mod live;
 mod quic;
 mod reports;
@@ -19,6 +21,7 @@ pub mod state;
 pub mod window;
 
 pub(crate) use base::Base;
+pub(crate) use limit::Limit;
 pub(crate) use quic::{Peer, resolve, run};
 
 /// Both directions of a stream.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use journal::disk::FileDisk;
+use journal::disk::{FileDisk, Reserve};
 use journal::limits::SEGMENT_BYTES;
 use journal::log::{Entropy, Finding, Head, Log, LogOptions};
 use journal::types::{GroupId, WallTime};
@@ -18,13 +18,28 @@ const ASIDE: &str = ".old-";
 /// Even of a small spool a segment has room for a frame.
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
 
+/// What a spool may take.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// Bytes on disk.
+    pub limit_bytes: u64,
+    /// What is there when the disk is full.
+    pub reserve: Option<Arc<Reserve>>,
+}
+
+impl From<u64> for Room {
+    fn from(limit_bytes: u64) -> Self {
+        Self { limit_bytes, reserve: None }
+    }
+}
+
 /// The spool as the last run left it.
 #[derive(Debug)]
 pub struct Found {
     pub(super) log: Log,
     pub(super) dir: PathBuf,
     options: LogOptions,
-    pub(super) limit_bytes: u64,
+    pub(super) room: Room,
     entropy: Entropy,
     /// Where the order stands in it; `None`: it is empty.
     pub head: Option<Head>,
@@ -35,12 +50,13 @@ pub struct Found {
 }
 
 impl Found {
-    /// Opens the spool in `dir`, or makes it, for a run that may keep `limit_bytes` in it. A damaged one is emptied: after a
+    /// Opens the spool in `dir`, or makes it, for a run that may take `room` for it. A damaged one is emptied: after a
     /// power cut it may be, and then its end is not where the order went on from anyway. What of it was not sent is found again
     /// by comparing.
-    pub fn open(dir: &Path, group: GroupId, limit_bytes: u64, entropy: Entropy) -> Result<Self> {
-        let options = options(group, limit_bytes);
-        let disk = open_disk(dir, options)?;
+    pub fn open(dir: &Path, group: GroupId, room: impl Into<Room>, entropy: Entropy) -> Result<Self> {
+        let room = room.into();
+        let options = options(group, room.limit_bytes);
+        let disk = open_disk(dir, options, &room)?;
         let (log, findings) = match Log::open(disk, options, entropy) {
             Ok((log, findings)) if log.closed().is_none() => (log, findings),
             opened => {
@@ -50,7 +66,7 @@ impl Found {
                 };
                 tracing::warn!(dir = %dir.display(), %what, "the spool is damaged: it is emptied");
                 put_aside(dir, entropy)?;
-                (empty(dir, options, entropy)?, findings)
+                (empty(dir, options, &room, entropy)?, findings)
             }
         };
         let (head, mut time) = (log.head(), WallTime(0));
@@ -59,19 +75,19 @@ impl Found {
         {
             time = place.read()?.records().last().map_or(time, |record| record.time);
         }
-        Ok(Self { log, dir: dir.to_owned(), options, limit_bytes, entropy, head, time, findings })
+        Ok(Self { log, dir: dir.to_owned(), options, room, entropy, head, time, findings })
     }
 
     /// An empty spool in the place of the one in `dir`, which a run may go on writing to: it is put aside. [`sweep`] removes it.
-    pub(crate) fn anew(dir: &Path, group: GroupId, limit_bytes: u64, entropy: Entropy) -> Result<Self> {
-        let options = options(group, limit_bytes);
+    pub(crate) fn anew(dir: &Path, group: GroupId, room: Room, entropy: Entropy) -> Result<Self> {
+        let options = options(group, room.limit_bytes);
         put_aside(dir, entropy)?;
-        let log = empty(dir, options, entropy)?;
+        let log = empty(dir, options, &room, entropy)?;
         Ok(Self {
             log,
             dir: dir.to_owned(),
             options,
-            limit_bytes,
+            room,
             entropy,
             head: None,
             time: WallTime(0),
@@ -83,7 +99,7 @@ impl Found {
     pub(super) fn continuing(mut self, parent: Option<Head>) -> Result<Self> {
         if self.head != parent && self.head.is_some() {
             put_aside(&self.dir, self.entropy)?;
-            self.log = empty(&self.dir, self.options, self.entropy)?;
+            self.log = empty(&self.dir, self.options, &self.room, self.entropy)?;
             self.head = None;
         }
         Ok(self)
@@ -130,10 +146,11 @@ pub(crate) fn sweep(dir: &Path) {
     let _ = std::thread::Builder::new().name("sweep".to_owned()).spawn(remove);
 }
 
-fn empty(dir: &Path, options: LogOptions, entropy: Entropy) -> Result<Log> {
-    Ok(Log::open(open_disk(dir, options)?, options, entropy)?.0)
+fn empty(dir: &Path, options: LogOptions, room: &Room, entropy: Entropy) -> Result<Log> {
+    Ok(Log::open(open_disk(dir, options, room)?, options, entropy)?.0)
 }
 
-fn open_disk(dir: &Path, options: LogOptions) -> Result<Arc<SpoolDisk>> {
-    Ok(Arc::new(SpoolDisk::new(FileDisk::create(dir)?, options.segment_bytes)?))
+fn open_disk(dir: &Path, options: LogOptions, room: &Room) -> Result<Arc<SpoolDisk>> {
+    let disk = FileDisk::create(dir)?.with_reserve(room.reserve.clone());
+    Ok(Arc::new(SpoolDisk::new(disk, options.segment_bytes)?))
 }

@@ -9,7 +9,7 @@ use crate::types::{ChainHead, EpochId, FrameNo, Head, Micros, Seq, VolumeNo, Wal
 pub const MAX_COMPARE_BLOCKS: u32 = 1024;
 pub(super) const HEAD_BYTES: usize = 64;
 pub(super) const BASE_HEAD_BYTES: usize = 40;
-pub(super) const REPORT_BYTES: usize = 70;
+pub(super) const REPORT_BYTES: usize = 102;
 pub(super) const VOLUME_REPORT_BYTES: usize = 8;
 
 impl Head {
@@ -166,6 +166,8 @@ pub struct Report {
     pub state: AgentState,
     /// The last `Seq` it gave out.
     pub captured: Option<Seq>,
+    /// The last `Seq` that it sent to this receiver, or that was there before.
+    pub sent: Option<Seq>,
     /// Age of the oldest change that it does not know to be within a durable point, by a clock that nobody sets; `None`: there is none.
     pub oldest: Option<Micros>,
     /// What its spool holds.
@@ -174,6 +176,12 @@ pub struct Report {
     pub spool_limit_bytes: u64,
     /// Of a first copy or resync.
     pub progress: Progress,
+    /// Bytes a second that it may send of the group; `None`: there is no limit.
+    pub limit_bytes_per_second: Option<u64>,
+    /// The age of `oldest` from which on a person wants to be warned.
+    pub rpo_warn: Option<Micros>,
+    /// From which on it is an error.
+    pub rpo_error: Option<Micros>,
     /// Why it is in this state, for people; empty when there is nothing to say. At most 512 bytes.
     pub why: String,
     /// Its volumes, at most 256.
@@ -187,6 +195,8 @@ impl Report {
         w.u64(self.oldest.map_or(0, |age| age.0.max(1)));
         w.u64(self.spool_bytes).u64(self.spool_limit_bytes);
         w.u64(self.progress.done_bytes).u64(self.progress.total_bytes);
+        w.u64(Seq::encode(self.sent)).u64(self.limit_bytes_per_second.unwrap_or(0));
+        w.u64(self.rpo_warn.map_or(0, |age| age.0)).u64(self.rpo_error.map_or(0, |age| age.0));
         let count = u16::try_from(self.volumes.len()).unwrap_or(u16::MAX);
         w.u16(count).zeroes(2);
         put_text(w, &self.why, TEXT_BYTES);
@@ -202,6 +212,9 @@ impl Report {
         let (captured, oldest) = (Seq::new(r.u64()?), Some(Micros(r.u64()?)).filter(|age| age.0 > 0));
         let (spool_bytes, spool_limit_bytes) = (r.u64()?, r.u64()?);
         let progress = Progress { done_bytes: r.u64()?, total_bytes: r.u64()? };
+        let sent = Seq::new(r.u64()?);
+        let limit_bytes_per_second = Some(r.u64()?).filter(|limit| *limit > 0);
+        let [rpo_warn, rpo_error] = [r.u64()?, r.u64()?].map(|age| Some(Micros(age)).filter(|age| age.0 > 0));
         let count = r.u16()?;
         r.reserved(2)?;
         if u32::from(count) > GROUP_VOLUMES {
@@ -209,7 +222,21 @@ impl Report {
         }
         let why = text(r, TEXT_BYTES)?;
         let volumes = (0..count).map(|_| VolumeReport::decode(r)).collect::<Result<_, _>>()?;
-        Ok(Self { time, state, captured, oldest, spool_bytes, spool_limit_bytes, progress, why, volumes })
+        Ok(Self {
+            time,
+            state,
+            captured,
+            sent,
+            oldest,
+            spool_bytes,
+            spool_limit_bytes,
+            progress,
+            limit_bytes_per_second,
+            rpo_warn,
+            rpo_error,
+            why,
+            volumes,
+        })
     }
 }
 

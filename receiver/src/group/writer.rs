@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use journal::disk::Disk;
+use journal::disk::{Disk, Reserve};
 use journal::error::{Error as JournalError, ErrorKind};
 use journal::frame::Frame;
 use journal::log::{BaseHead, Entropy, Finding, Head};
@@ -17,10 +17,15 @@ use tracing::{error, info, warn};
 use super::ingest::{Command, superseded};
 use super::{Fault, Group, Lag};
 
+/// What has to be free before an agent that found none is let in again.
+const SOME_BYTES: u64 = 4 << 20;
+
 /// What a journal is opened with.
 #[derive(Clone, Debug)]
 pub(super) struct Opening {
     pub(super) disk: Arc<dyn Disk>,
+    /// What is there when that is full.
+    pub(super) reserve: Option<Arc<Reserve>>,
     /// Content after which a segment is sealed.
     pub(super) segment_bytes: u64,
     pub(super) entropy: Entropy,
@@ -117,6 +122,12 @@ impl Writer {
         match fault {
             // What is damaged stays so until a person has looked.
             Some(Fault::Damaged(_)) | None => {}
+            // Opening reads much: an agent that asks every other second would keep the disk busy.
+            Some(Fault::Full(_)) if !self.has_room_for(SOME_BYTES) => {}
+            // Nothing was written of what found no room.
+            Some(Fault::Full(_)) if self.store.as_ref().is_some_and(|store| store.closed().is_none()) => {
+                self.group.shared.progress.send_modify(|now| now.fault = None);
+            }
             Some(Fault::Disk(_) | Fault::Full(_)) => self.reopen(),
         }
         self.group.state().lag = Lag::default();
@@ -153,8 +164,10 @@ impl Writer {
         if batch.live.is_empty() && batch.bases.is_empty() {
             return;
         }
+        let room = self.check_room(&batch);
         let Batch { session, live, bases, rooms } = batch;
-        let result = self.write_bases(session, &bases).and_then(|()| self.write_live(session, &live));
+        let result =
+            room.and_then(|()| self.write_bases(session, &bases)).and_then(|()| self.write_live(session, &live));
         match result {
             Ok(()) => self.note_lag(&live),
             Err(refusal) => {
@@ -164,6 +177,28 @@ impl Writer {
         }
         self.publish();
         drop(rooms);
+    }
+
+    /// Refuses what the disk has no room for, before any of it is written: what is left is for manifests and the like, and for frames
+    /// without data: marks, gaps, the end of a base.
+    fn check_room(&self, batch: &Batch) -> Result<(), Refusal> {
+        let bases = batch.bases.iter().flat_map(|(_, frames)| frames);
+        let mut frames = batch.live.iter().chain(bases);
+        let has_data = frames.clone().any(|frame| !frame.payload().is_empty());
+        let bytes = frames.by_ref().map(|frame| frame.bytes().len()).sum::<usize>();
+        if !has_data || self.has_room_for(u64::try_from(bytes).unwrap_or(u64::MAX)) {
+            return Ok(());
+        }
+        let why = "no space left on the store's disk: nothing that was durable is lost, and the agent goes on when there is room";
+        error!(group = %self.group.name(), why);
+        let fault = Fault::Full(why.to_owned());
+        let refusal = fault.refusal();
+        self.group.shared.progress.send_modify(|now| now.fault = Some(fault));
+        Err(refusal)
+    }
+
+    fn has_room_for(&self, bytes: u64) -> bool {
+        self.opening.reserve.as_ref().is_none_or(|reserve| reserve.has_room_for(bytes))
     }
 
     fn write_bases(&mut self, session: SessionId, bases: &[(ResyncId, Vec<Frame>)]) -> Result<(), Refusal> {
