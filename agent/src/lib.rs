@@ -19,6 +19,7 @@ pub mod control;
 pub mod dirty;
 pub mod hot;
 pub mod join;
+pub mod priority;
 pub mod run;
 pub mod sender;
 pub mod source;

@@ -10,10 +10,13 @@ mod begin;
 mod group;
 mod hot;
 mod ladder;
+pub mod lineage;
 mod look;
 mod mark;
+pub mod opening;
 mod rates;
 mod report;
+pub mod rungs;
 mod switch;
 
 use std::collections::BTreeMap;

@@ -88,7 +88,7 @@ pub fn document(group: &Group, image: Option<&Image>, receiver: &str, now: Insta
     let facts = facts(&snapshot, version.as_deref(), window, now);
     let seq = |seq: Option<Seq>| seq.map(Seq::number);
     let report = snapshot.told.as_ref().map(|told| &told.report);
-    let lag = &snapshot.lag;
+    let lag = report.map(|report| report.lag).unwrap_or_default();
     let durable = seq(facts.durable);
     // More may have come since the agent spoke.
     let sent = seq(report.and_then(|report| report.sent.max(facts.durable)));
@@ -97,7 +97,7 @@ pub fn document(group: &Group, image: Option<&Image>, receiver: &str, now: Insta
         "name": group.name().as_str(),
         "state": facts.state(),
         "rpo_seconds": facts.rpo(),
-        "lag": {"p50_seconds": lag.p50().seconds(), "p99_seconds": lag.p99().seconds(), "max_seconds": lag.max().seconds()},
+        "lag": {"p50_seconds": lag.p50.seconds(), "p99_seconds": lag.p99.seconds(), "max_seconds": lag.max.seconds()},
         "captured": seq(report.and_then(|report| report.captured)),
         "receivers": [{"id": receiver, "sent": sent, "received": durable, "durable": durable, "applied": seq(shown.applied)}],
         "why": why(&snapshot, &shown),
@@ -166,7 +166,7 @@ fn volumes(version: Option<&Version>, report: Option<&Report>, image: Option<&Im
 
 #[cfg(test)]
 mod tests {
-    use journal::wire::Progress;
+    use journal::wire::{LagReport, Progress};
 
     use super::*;
 
@@ -179,6 +179,7 @@ mod tests {
             captured: Seq::new(captured),
             sent: None,
             oldest: oldest.map(Micros),
+            lag: LagReport::default(),
             spool_bytes: 0,
             spool_limit_bytes: 0,
             progress: Progress::default(),

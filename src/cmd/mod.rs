@@ -17,6 +17,7 @@ mod verify;
 
 use std::path::PathBuf;
 
+use agent::priority;
 use jiff::Zoned;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,11 +46,11 @@ pub(crate) fn run(cli: Cli, out: Output) -> Outcome {
     let context = Context { global: cli.global, out };
     match cli.verb {
         Verb::Demo(args) => wait(demo::run(&context, &args)),
-        Verb::Serve(args) => wait_as(BEHIND, serve::run(&context, &args)),
+        Verb::Serve(args) => wait_behind(serve::run(&context, &args)),
         Verb::Invite(args) => wait(invite::run(&context, &args)),
         Verb::Join(args) => wait(join::run(&context, &args)),
-        Verb::Protect(args) => wait_as(BEHIND, protect::run(&context, &args)),
-        Verb::Agent(args) => wait_as(BEHIND, protect::run_config(&context, &args)),
+        Verb::Protect(args) => wait_first(protect::run(&context, &args)),
+        Verb::Agent(args) => wait_first(protect::run_config(&context, &args)),
         Verb::Status(args) => wait(status::run(&context, &args)),
         Verb::Points(args) => wait(points::run(&context, &args)),
         Verb::Mark(args) => wait(mark::run(&context, &args)),
@@ -125,22 +126,26 @@ fn allow_many_files() {
     _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// How much nicer the agent's threads that send are than those that serve.
-const BEHIND: i32 = 10;
-
 /// Runs what waits for others.
 fn wait(verb: impl Future<Output = Outcome>) -> Outcome {
-    wait_as(0, verb)
+    wait_on(|| {}, verb)
 }
 
-/// The same, with threads that are so much nicer than those which serve the protected system's writes.
-fn wait_as(niceness: i32, verb: impl Future<Output = Outcome>) -> Outcome {
+/// The same, with threads that give way to those which serve the protected system's writes.
+fn wait_behind(verb: impl Future<Output = Outcome>) -> Outcome {
+    wait_on(priority::behind, verb)
+}
+
+/// The same, where the calling thread starts those which serve.
+fn wait_first(verb: impl Future<Output = Outcome>) -> Outcome {
+    priority::first();
+    wait_behind(verb)
+}
+
+fn wait_on(threads_are: fn(), verb: impl Future<Output = Outcome>) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .on_thread_start(move || {
-            // A thread that may not give way is as fast as the others.
-            let _ = rustix::process::nice(niceness);
-        })
+        .on_thread_start(threads_are)
         .build()
         .map_err(|error| Failure::caused("cannot start threads", &error))?;
     runtime.block_on(verb)

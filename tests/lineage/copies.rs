@@ -119,6 +119,8 @@ fn a_state_from_a_backup_goes_on_once_a_person_says_so() {
     story.cluster.stop_agent();
     copy(&state, &before);
     story.cluster.start_agent();
+    // The receiver has to hear of this run: otherwise there is nothing that the copy does not know.
+    story.cluster.settle();
     story.load.wait_for(50);
     story.cluster.kill_agent();
     let status = std::process::Command::new("cp")

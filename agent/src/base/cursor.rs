@@ -1,10 +1,7 @@
 //! Where to look next: runs of data and of nothing, on the grid of blocks as far as what is to be looked at is.
 
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::sync::Arc;
-
-use journal::disk::next_data;
 
 use super::BLOCK_BYTES;
 use crate::Result;
@@ -42,14 +39,19 @@ impl Cursor {
         Self { at: 0, size, part, run, data: 0..0 }
     }
 
-    /// The piece from here on, at most `data_max` bytes of data or `hole_max` of none.
-    pub(super) fn peek(&mut self, file: impl AsFd, data_max: u64, hole_max: u64) -> Result<Option<Piece>> {
+    /// The piece from here on, at most `data_max` bytes of data or `hole_max` of none. `next_data` says where data comes next.
+    pub(super) fn peek(
+        &mut self,
+        next_data: impl FnOnce(u64) -> Result<Option<Range<u64>>>,
+        data_max: u64,
+        hole_max: u64,
+    ) -> Result<Option<Piece>> {
         let Some(end) = self.end() else { return Ok(None) };
         let Self { at, size, .. } = *self;
         if at >= self.data.end {
             let grid =
                 |found: Range<u64>| found.start / BLOCK_BYTES * BLOCK_BYTES..found.end.next_multiple_of(BLOCK_BYTES);
-            self.data = next_data(file, at)?.map_or(size..size, grid);
+            self.data = next_data(at)?.map_or(size..size, grid);
         }
         Ok(Some(match self.data.start <= at {
             true => Piece::Data(at..self.data.end.min(at + data_max).min(end)),
@@ -93,9 +95,14 @@ impl Cursor {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::{Seek, SeekFrom, Write};
 
     use super::*;
+
+    fn of(file: &File) -> impl Fn(u64) -> Result<Option<Range<u64>>> {
+        move |at| journal::disk::next_data(file, at)
+    }
 
     #[test]
     fn data_and_holes_take_turns_on_the_grid() {
@@ -106,7 +113,7 @@ mod tests {
         file.write_all(&[1; 3 * 65536]).unwrap();
         let mut cursor = Cursor::new(SIZE, None);
         let mut seen = Vec::new();
-        while let Some(piece) = cursor.peek(&file, 2 * BLOCK_BYTES, 2 * BLOCK_BYTES).unwrap() {
+        while let Some(piece) = cursor.peek(of(&file), 2 * BLOCK_BYTES, 2 * BLOCK_BYTES).unwrap() {
             let (Piece::Data(range) | Piece::Hole(range)) = &piece;
             cursor.pass(range);
             seen.push(piece);
@@ -137,7 +144,7 @@ mod tests {
         }
         let mut cursor = Cursor::new(SIZE, Some(Arc::new(dirty)));
         let mut seen = Vec::new();
-        while let Some(Piece::Data(range)) = cursor.peek(&file, 16 * BLOCK_BYTES, BLOCK_BYTES).unwrap() {
+        while let Some(Piece::Data(range)) = cursor.peek(of(&file), 16 * BLOCK_BYTES, BLOCK_BYTES).unwrap() {
             cursor.pass(&range);
             seen.push(range);
         }
@@ -159,7 +166,7 @@ mod tests {
             [block(2, 3), block(4, 5), block(5, 6), 7 * BLOCK_BYTES + 512..7 * BLOCK_BYTES + 1024, block(20, 30)];
         let mut cursor = Cursor::new(SIZE, Some(Arc::new(crate::base::blocks_of(&only))));
         let mut seen = Vec::new();
-        while let Some(piece) = cursor.peek(&file, 16 * BLOCK_BYTES, 16 * BLOCK_BYTES).unwrap() {
+        while let Some(piece) = cursor.peek(of(&file), 16 * BLOCK_BYTES, 16 * BLOCK_BYTES).unwrap() {
             let (Piece::Data(range) | Piece::Hole(range)) = &piece;
             assert_eq!(cursor.comparable(range, 0), Some(range.end));
             cursor.pass(range);
@@ -175,6 +182,6 @@ mod tests {
             ]
         );
         let none = Some(Arc::new(DirtyMap::default()));
-        assert_eq!(Cursor::new(SIZE, none).peek(&file, 1, 1).unwrap(), None);
+        assert_eq!(Cursor::new(SIZE, none).peek(of(&file), 1, 1).unwrap(), None);
     }
 }

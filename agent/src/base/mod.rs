@@ -9,6 +9,7 @@
 
 mod cursor;
 mod reader;
+mod reads;
 mod theirs;
 
 #[cfg(test)]
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use journal::types::{BootId, EpochId, Extent, GroupId, Hash, ResyncId, Sectors, VolumeNo};
 
 pub use reader::BaseReader;
+pub use reads::{Data, Opener, Reads};
 
 use crate::Result;
 use crate::dirty::DirtyMap;

@@ -6,13 +6,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use journal::codec::{Body, FrameKind, Sealed};
-use journal::disk::{Block, DirectReader, Shape};
 use journal::frame::{Frame, FrameBuilder, FrameSeal};
 use journal::types::{ChainHead, Extent, FrameNo, Hash, Seq, VolumeNo, WallTime};
 
-use rustix::fs::{Advice, fadvise};
-
 use super::cursor::{Cursor, Piece};
+use super::reads::{Data, Opener, Reads, direct};
 use super::theirs::Theirs;
 use super::{BLOCK_BYTES, BaseSpec, BaseVolume, HASHES_MAX, Hashes, Known, Progress};
 use crate::capture::Capture;
@@ -20,10 +18,8 @@ use crate::source::bytes;
 use crate::spool::Adaptive;
 use crate::{Error, Result};
 
-/// Reads of 1 MiB, 8 at a time: what keeps a disk busy. As many again may have ended before an earlier one did.
-const SHAPE: Shape = Shape { buffers: PIECES, buffer_len: 1 << 20, depth: 8 };
 /// Pieces of a volume looked at ahead of the one that is next.
-const PIECES: usize = 16;
+pub(super) const PIECES: usize = 16;
 /// The longest read, in bytes.
 const READ_BYTES: u64 = 1 << 20;
 /// A shorter dirty run is sent as it is: asking takes a round trip, and what was written mostly differs.
@@ -36,6 +32,7 @@ pub struct BaseReader {
     spec: BaseSpec,
     capture: Arc<Capture>,
     hashes: Box<dyn Hashes>,
+    open: Opener,
     volumes: VecDeque<BaseVolume>,
     scan: Option<Scan>,
     frames: Frames,
@@ -46,7 +43,7 @@ pub struct BaseReader {
 /// A volume that is being read.
 struct Scan {
     volume: BaseVolume,
-    reader: DirectReader,
+    reader: Box<dyn Reads>,
     cursor: Cursor,
     theirs: Theirs,
     /// In the order of the volume, and so of the records: reads end as they like.
@@ -80,7 +77,7 @@ enum Has {
 
 enum Found {
     Reading,
-    Data(Block),
+    Data(Data),
     Hole,
 }
 
@@ -105,6 +102,18 @@ impl BaseReader {
         hashes: Box<dyn Hashes>,
         link_is_fast: bool,
     ) -> Self {
+        Self::through(Box::new(direct), spec, volumes, capture, hashes, link_is_fast)
+    }
+
+    /// The same, of sources that are read in a way of their own.
+    pub fn through(
+        open: Opener,
+        spec: BaseSpec,
+        volumes: Vec<BaseVolume>,
+        capture: Arc<Capture>,
+        hashes: Box<dyn Hashes>,
+        link_is_fast: bool,
+    ) -> Self {
         let frames = Frames {
             builder: FrameBuilder::new(),
             as_of: None,
@@ -115,7 +124,7 @@ impl BaseReader {
             link_is_fast,
         };
         let (none, ready, progress) = (VecDeque::new(), VecDeque::new(), Progress::default());
-        let mut reader = Self { spec, capture, hashes, volumes: none, scan: None, frames, ready, progress };
+        let mut reader = Self { spec, capture, hashes, open, volumes: none, scan: None, frames, ready, progress };
         reader.add(volumes);
         reader
     }
@@ -143,7 +152,7 @@ impl BaseReader {
                 if volume.part.is_some() {
                     self.finish_frame();
                 }
-                self.scan = Some(Scan::open(volume)?);
+                self.scan = Some(Scan::open(volume, &self.open)?);
                 continue;
             }
             self.submit()?;
@@ -165,13 +174,15 @@ impl BaseReader {
     /// Looks ahead: starts reads until no more may be in flight.
     fn submit(&mut self) -> Result<()> {
         while let Some(scan) = &mut self.scan
-            && scan.reader.in_flight() < SHAPE.depth
+            && scan.reader.has_room()
             && scan.pieces.len() < PIECES
         {
             // The tag comes first: what is recorded from here on may or may not be in what is found.
             let as_of = self.capture.last_seq();
             let hole_max = HASHES_MAX * BLOCK_BYTES;
-            let Some(piece) = scan.cursor.peek(&scan.reader, READ_BYTES, hole_max)? else { return Ok(()) };
+            let Some(piece) = scan.cursor.peek(|at| scan.reader.next_data(at), READ_BYTES, hole_max)? else {
+                return Ok(());
+            };
             let (range, found) = match piece {
                 Piece::Data(range) => (range, Found::Reading),
                 Piece::Hole(range) => (range, Found::Hole),
@@ -190,7 +201,7 @@ impl BaseReader {
             };
             scan.cursor.pass(&range);
             if matches!(found, Found::Reading) {
-                let started = scan.reader.submit(range.start, length(&range), 0);
+                let started = scan.reader.submit(range.start, length(&range));
                 assert!(started, "there is a buffer for every piece");
             }
             scan.pieces.push_back(Ahead { range, as_of, expected, found });
@@ -211,8 +222,8 @@ impl BaseReader {
         let places = range.clone().step_by(BLOCK).enumerate();
         let places = places.map(|(index, start)| (start..range.end.min(start + BLOCK_BYTES), expected.block(index)));
         match (found, &expected) {
-            (Found::Data(block), _) => {
-                for ((place, has), data) in places.zip(block.chunks(BLOCK)) {
+            (Found::Data(read), _) => {
+                for ((place, has), data) in places.zip(read.chunks(BLOCK)) {
                     self.block(place, data, has, as_of);
                 }
             }
@@ -277,14 +288,10 @@ impl BaseReader {
 }
 
 impl Scan {
-    fn open(volume: BaseVolume) -> Result<Self> {
-        let reader = DirectReader::open(&volume.path, SHAPE)?;
-        if reader.source_len() < volume.size.bytes() {
+    fn open(volume: BaseVolume, open: &Opener) -> Result<Self> {
+        let reader = open(&volume)?;
+        if reader.len_bytes() < volume.size.bytes() {
             return Err(Error::invalid("the source became smaller").with_path(&volume.path));
-        }
-        if volume.known != Known::Nothing {
-            // What a failed write-back left in the cache as clean must not get to the disk after it was read there.
-            fadvise(&reader, 0, None, Advice::DontNeed).map_err(Error::from)?;
         }
         let cursor = Cursor::new(volume.size.bytes(), volume.looked_at());
         Ok(Self { volume, reader, cursor, theirs: Theirs::default(), pieces: VecDeque::new() })
@@ -292,15 +299,15 @@ impl Scan {
 
     /// Waits until some read has ended.
     fn wait(&mut self) -> Result<()> {
-        let completion = self.reader.wait()?.ok_or_else(|| Error::unavailable("an earlier read failed"))?;
-        let block = completion.data.map_err(|error| error.context("cannot read the source"))?;
-        let piece = self.pieces.iter_mut().find(|piece| piece.range.start == completion.offset);
+        let (offset, data) = self.reader.wait()?.ok_or_else(|| Error::unavailable("an earlier read failed"))?;
+        let data = data.map_err(|error| error.context("cannot read the source"))?;
+        let piece = self.pieces.iter_mut().find(|piece| piece.range.start == offset);
         let piece = piece.expect("what is read is a piece");
-        if block.len() < length(&piece.range) {
-            let end = completion.offset + bytes(block.len());
+        if data.len() < length(&piece.range) {
+            let end = offset + bytes(data.len());
             return Err(Error::invalid("the source became smaller").with_offset(end));
         }
-        piece.found = Found::Data(block);
+        piece.found = Found::Data(data);
         Ok(())
     }
 }

@@ -128,7 +128,7 @@ struct Inner {
 
 /// What the spooler gets.
 #[derive(Debug)]
-pub(crate) enum Taken {
+pub enum Taken {
     /// Frames to close, in order.
     Frames(Vec<FrameBuilder>),
     /// Nothing happened for the time it waited.
@@ -209,7 +209,7 @@ impl Capture {
 
     /// As [`record`](Self::record), for the agent itself: the spooler must not wait for itself, nor may whoever holds what
     /// makes room.
-    pub(crate) fn record_at_once(&self, body: Body) -> Option<Seq> {
+    pub fn record_at_once(&self, body: Body) -> Option<Seq> {
         self.push(self.lock(), body)
     }
 
@@ -262,12 +262,21 @@ impl Capture {
             self.filled.wait_timeout_while(inner, patience, |inner| inner.is_empty() && !inner.closed && !inner.nudged);
         inner = waited.unwrap_or_else(PoisonError::into_inner).0;
         inner.spooler_waits = false;
+        self.take_locked(&mut inner).unwrap_or(Taken::Idle)
+    }
+
+    /// What there is to spool now: full frames, else what there is; `None`: nothing.
+    pub(crate) fn take_now(&self) -> Option<Taken> {
+        self.take_locked(&mut self.lock())
+    }
+
+    fn take_locked(&self, inner: &mut Inner) -> Option<Taken> {
         let nudged = std::mem::take(&mut inner.nudged);
         if inner.is_empty() {
             return match (inner.closed, nudged) {
-                (true, _) => Taken::Closed,
-                (false, true) => Taken::Nudged,
-                (false, false) => Taken::Idle,
+                (true, _) => Some(Taken::Closed),
+                (false, true) => Some(Taken::Nudged),
+                (false, false) => None,
             };
         }
         let count = inner.full.len().min(TAKE_FRAMES);
@@ -276,7 +285,7 @@ impl Capture {
             frames.push(inner.swap());
         }
         self.taken.notify_all();
-        Taken::Frames(frames)
+        Some(Taken::Frames(frames))
     }
 
     /// Gives an emptied frame back for use.

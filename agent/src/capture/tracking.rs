@@ -67,7 +67,7 @@ impl Capture {
     }
 
     /// Nobody may wait any more, for room or for a receiver: whoever does, or would, is tracked or told so.
-    pub(crate) fn end_waiting(&self) {
+    pub fn end_waiting(&self) {
         let mut inner = self.lock();
         inner.when_full = WhenFull::Track;
         if let CaptureState::Blocked { why } = &inner.state {
@@ -79,7 +79,7 @@ impl Capture {
     }
 
     /// Records again. What was dirty up to now is the caller's to read; `None` if nothing was tracked.
-    pub(crate) fn resume(&self) -> Option<Lost> {
+    pub fn resume(&self) -> Option<Lost> {
         let mut inner = self.lock();
         if inner.closed || !matches!(inner.state, CaptureState::Tracking { .. }) {
             return None;
@@ -90,13 +90,13 @@ impl Capture {
     }
 
     /// As [`resume`](Self::resume), but another capture goes on in its place. Nothing may change meanwhile.
-    pub(crate) fn hand_over(&self) -> Lost {
+    pub fn hand_over(&self) -> Lost {
         let mut inner = self.lock();
         Lost { dirty: std::mem::take(&mut inner.dirty), at: inner.order.last() }
     }
 
     /// Whether changes are only tracked.
-    pub(crate) fn is_tracking(&self) -> bool {
+    pub fn is_tracking(&self) -> bool {
         self.pressed.load(Ordering::Acquire) && matches!(self.lock().state, CaptureState::Tracking { .. })
     }
 

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
-use journal::codec::{Body, Gap, GapReason, VolumeAdd};
+use journal::codec::{Gap, GapReason};
 use journal::disk::Reserve;
 use journal::types::{BootId, ChainHead, EpochId, GroupId, Head, Sectors, VolumeNo, VolumeUuid};
 use journal::wire::RebaseReason;
@@ -20,9 +20,9 @@ use tokio::sync::{Notify, watch};
 use super::alarm::{Alarm, Rpo};
 use super::group::{Group, Link, Run, Stage, Volume};
 use super::hot::{HotLogs, Logs};
+use super::opening::{Told, declare, parent, wanted};
 use super::switch::Switch;
-use crate::base::{BaseVolume, Known};
-use crate::capture::{Capture, SystemClock, Terms, boot_id};
+use crate::capture::{SystemClock, Terms, boot_id};
 use crate::hot::Left;
 use crate::sender::Limit;
 use crate::source::{Source, Storage, refuse_inside};
@@ -249,6 +249,11 @@ impl<'a> Subject<'a> {
         let left = Left::All { why: String::new() };
         Self { number: volume.number, uuid: volume.uuid, name: &volume.name, source: &volume.source, action, left }
     }
+
+    fn told(&self) -> Told<'_> {
+        let Self { number, uuid, name, source, action, ref left } = *self;
+        Told { number, uuid, name, path: source.handle_path(), size: source.size(), action, left }
+    }
 }
 
 /// The volumes as they are found.
@@ -261,12 +266,6 @@ fn facts(state: &GroupState, volumes: &[(String, PathBuf)], sources: &[Source]) 
         Ok(Facts { name: name.clone(), path: path.clone(), size, identity, unchanged })
     });
     facts.collect()
-}
-
-/// The end of the order as far as this agent knows. After a power cut the spool may have less than was acknowledged.
-fn parent(state: &GroupState, spooled: Option<Head>) -> Option<Head> {
-    let stopped = state.stopped.as_ref().map(|stopped| stopped.head);
-    [spooled, state.durable, stopped].into_iter().flatten().max_by_key(|head| head.seq)
 }
 
 fn subjects<'a>(
@@ -365,49 +364,10 @@ fn begin(
         Epoch { group: parts.id, id: epoch, boot: parts.boot, parent, continues: gap.is_none(), terms: parts.terms };
     let on_new = Box::new(move || wake.notify_one());
     let (spool, capture) = Spool::begin(found, &opened, Arc::new(SystemClock), on_new)?;
-    declare(&capture, subjects, removed, gap);
-    let wanted = wanted(subjects, parent);
+    let told: Vec<Told<'_>> = subjects.iter().map(Subject::told).collect();
+    declare(&capture, &told, removed, gap);
+    let wanted = wanted(&told, parent);
     let stage = if wanted.is_empty() { Stage::Sealed } else { Stage::Wanted(wanted) };
     let compared_with = parent.map(|head| head.seq);
     Ok(Run { epoch, parent, spool: Some(spool), capture, stage, hot, compared_with, unread: None })
-}
-
-/// The gap first: nothing in between is a point. A volume that is compared is said anew, for the run that said it may have been
-/// lost with the machine's power.
-fn declare(capture: &Capture, subjects: &[Subject<'_>], removed: &[VolumeNo], gap: Option<&Gap>) {
-    let records = gap.cloned().map(Body::Gap).into_iter();
-    let gone = removed.iter().map(|&volume| Body::VolumeRemove { volume });
-    let said = subjects.iter().flat_map(|it| {
-        let volume = it.number;
-        let add = VolumeAdd { uuid: it.uuid, name: it.name.to_owned() };
-        let add = Body::VolumeAdd { volume, size: it.source.size(), add };
-        match it.action {
-            Action::Continue => vec![],
-            Action::FirstCopy => vec![add],
-            // Its size once more: what an earlier one had beyond it does not come back when it grows again.
-            Action::Compare => {
-                vec![Body::VolumeRemove { volume }, add, Body::Resize { volume, size: it.source.size() }]
-            }
-        }
-    });
-    records.chain(gone).chain(said).for_each(|body| {
-        capture.record(body);
-    });
-}
-
-fn wanted(subjects: &[Subject<'_>], parent: Option<Head>) -> Vec<BaseVolume> {
-    let read = subjects.iter().filter(|it| it.action != Action::Continue);
-    let wanted = read.map(|it| BaseVolume {
-        number: it.number,
-        path: it.source.handle_path(),
-        size: it.source.size(),
-        known: match &it.left {
-            // Without an order before this epoch there is nothing to compare with.
-            _ if it.action != Action::Compare || parent.is_none() => Known::Nothing,
-            Left::Only(ranges) => Known::AllBut(ranges.as_slice().into()),
-            Left::All { .. } => Known::Compare,
-        },
-        part: None,
-    });
-    wanted.collect()
 }

@@ -4,17 +4,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use journal::codec::{Body, FrameKind, Sealed};
+use journal::codec::{Body, Sealed};
 use journal::disk::Reserve;
 use journal::frame::Frame;
-use journal::types::{BootId, Durable, EpochId, FrameNo, GroupId, Head, ResyncId, Seq, VolumeNo, VolumeUuid, WallTime};
-use journal::wire::{Facts, OwnEpoch, Refusal};
+use journal::types::{BootId, Durable, EpochId, GroupId, Head, ResyncId, Seq, VolumeNo, VolumeUuid, WallTime};
+use journal::wire::Refusal;
 use tokio::sync::{Notify, watch};
 
 use super::alarm::{Alarm, Rpo};
 use super::hot::HotLogs;
-use super::ladder::again;
+use super::lineage::{Said, go_on};
 use super::rates::Rates;
+use super::rungs::again;
 use super::switch::Switch;
 use crate::base::{BaseSpec, BaseVolume};
 use crate::capture::{Capture, Terms};
@@ -153,20 +154,15 @@ impl Group {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
             Ok(Some(_)) | Err(_) => {}
         }
-        let head = last_head(spool)?;
-        let (found, dropped) = held(spool, receiver, head)?;
         let state = self.state();
-        let epochs: Vec<OwnEpoch> = state.state().epochs.iter().map(own_epoch).collect();
-        let acked = self.link.borrow().durable.max_by_seq(state.state().durable);
-        // On which side of the receiver's head the tail lies is all that is asked of it.
-        let tail = if dropped { head } else { None };
-        let (copied, take_over) = (state.is_copied(), self.take_over.load(Ordering::Acquire));
-        drop(state);
+        let copied = state.is_copied();
+        let state = state.state().clone();
+        let acked = self.link.borrow().durable;
+        let take_over = self.take_over.load(Ordering::Acquire);
         let disturbed = self.begins_anew(receiver.map(|head| head.seq));
-        let facts = Facts { epochs: &epochs, tail, head, acked, receiver, found, copied, disturbed, take_over };
-        let next = stream.opened(&facts);
+        let said = Said { copied, disturbed, take_over };
+        let next = go_on(spool, &state, acked, receiver, said, stream)?;
         if matches!(next, Next::Send { .. }) {
-            spool.goes_on_from(receiver.map(|head| head.seq))?;
             self.decided();
         }
         Ok(next)
@@ -268,7 +264,7 @@ impl Group {
     /// The time of a record that was spooled not long ago. Waits for it.
     pub(crate) fn time_of(&self, seq: Seq) -> Result<Option<WallTime>> {
         let frame = self.spool(|spool| spool.wait_after(seq.before(), FIRST_FRAME))??;
-        let Some((frame, first)) = frame.and_then(|frame| first_of(&frame).map(|first| (frame, first))) else {
+        let Some((frame, first)) = frame.and_then(|frame| frame.first_seq().map(|first| (frame, first))) else {
             return Ok(None);
         };
         let index = usize::try_from(seq.number().saturating_sub(first.number())).unwrap_or(usize::MAX);
@@ -426,61 +422,6 @@ impl Group {
     pub(super) fn state(&self) -> MutexGuard<'_, state::Group> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The further of two heads.
-trait Further {
-    fn max_by_seq(self, other: Self) -> Self;
-}
-
-impl Further for Option<Head> {
-    fn max_by_seq(self, other: Self) -> Self {
-        if other.map(|head| head.seq) > self.map(|head| head.seq) { other } else { self }
-    }
-}
-
-/// The end of the spool.
-fn last_head(spool: &Spool) -> Result<Option<Head>> {
-    let Some(spooled) = spool.status().spooled else { return Ok(None) };
-    Ok(spool.next_after(spooled.before())?.and_then(|frame| {
-        let header = frame.header();
-        Some(Head { epoch: header.epoch, seq: frame.last_seq()?, frame: header.number, chain: frame.head() })
-    }))
-}
-
-/// What the spool has at the receiver's head, if a frame ends there, and whether what follows it was dropped.
-fn held(spool: &Spool, receiver: Option<Head>, end: Option<Head>) -> Result<(Option<Head>, bool)> {
-    let seq = receiver.map(|head| head.seq);
-    let following = match spool.next_after(seq) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok((None, true)),
-        following => following?,
-    };
-    let Some(seq) = seq else { return Ok((None, false)) };
-    let Some(frame) = following else { return Ok((end.filter(|end| end.seq == seq), false)) };
-    if first_of(&frame) != Some(seq.after(1)) {
-        return Ok((None, false));
-    }
-    let header = frame.header();
-    let epoch = match frame.records().next().map(|record| record.body) {
-        Some(Body::EpochBegin(begin)) => begin.parent,
-        _ => Some(header.epoch),
-    };
-    let before = FrameNo::new(header.number.number() - 1);
-    Ok((epoch.zip(before).map(|(epoch, frame)| Head { epoch, seq, frame, chain: header.prev }), false))
-}
-
-fn first_of(frame: &Frame) -> Option<Seq> {
-    match frame.header().kind {
-        FrameKind::Live { first } => Some(first),
-        FrameKind::Base { .. } => None,
-    }
-}
-
-fn own_epoch(opened: &state::OpenedEpoch) -> OwnEpoch {
-    // Of a parent only the epoch and the place are ever asked; the frame's number is not remembered.
-    let parent = opened.parent.zip(opened.seq);
-    let parent = parent.map(|(epoch, seq)| Head { epoch, seq, frame: FrameNo::FIRST, chain: opened.chain });
-    OwnEpoch { id: opened.id, parent }
 }
 
 pub(super) fn no_spool() -> Error {

@@ -1,27 +1,18 @@
-//! The way back up: when a group that only tracks what changes records again, and what is to be read then.
-//!
-//! | base | recorded again when |
-//! |---|---|
-//! | sealed | half of the spool is free, or the receiver has all of it |
-//! | not sealed | the receiver has all of it, and all that was read so far |
-//!
-//! Half a spool: room for as much again before the next gap, so that resyncs come no more often than half spools are sent. While a base
-//! is not sealed there are no points anyway: it is let come as far as it can, for with each round less is left to read again.
+//! Carries out what `rungs` decides: a group that only tracks what changes records again.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use journal::codec::{Gap, GapReason};
 use journal::disk::RESERVE_BYTES;
-use journal::types::{Head, VolumeNo};
+use journal::types::{Head, Sectors, VolumeNo};
 use rustix::fs::statvfs;
 
 use super::begin::Subject;
 use super::group::{Group, Run, Stage};
+use super::rungs::{Climb, Rung, Stage as Base, again, parts, rung};
 use crate::Result;
 use crate::base::{BaseVolume, Known};
 use crate::capture::{CaptureState, Lost};
-use crate::dirty::DirtyMap;
 use crate::source::Storage;
 use crate::spool::give_up;
 use crate::state::Action;
@@ -38,27 +29,24 @@ impl Group {
         let durable = self.link.borrow().durable;
         let old = {
             let run = &mut *self.write();
-            let last = run.capture.last_seq();
-            let drained = durable.map(|head| head.seq) >= last;
-            let condition = run.spool.as_ref().map(|spool| {
-                let bytes = spool.status().bytes;
-                (spool.broken().is_some(), spool.has_no_room().is_some(), bytes)
-            });
-            match condition {
-                // Others have the disk: what the spool has would not be enough.
-                Some((false, true, bytes)) if !drained || !self.would_have_room(bytes) => return Ok(()),
-                Some((false, false, bytes)) => {
-                    let room = bytes <= self.spool_limit_bytes / 2;
-                    let ready = match &run.stage {
-                        Stage::Sealed => room || drained,
-                        Stage::Wanted(_) => false,
-                        Stage::Sending(base, _) => drained && base.whole().is_some(),
-                    };
-                    return if ready { self.go_on(run) } else { Ok(()) };
-                }
-                _ if !drained => return Ok(()),
-                // It can neither be written nor is anything in it wanted: what it takes may be what is missing.
-                _ => run.spool.take().map(|spool| (spool, self.state().spool_dir())),
+            let stage = match &run.stage {
+                Stage::Sealed => Base::Sealed,
+                Stage::Wanted(_) => Base::Wanted,
+                Stage::Sending(base, _) => Base::Sending { is_there: base.whole().is_some() },
+            };
+            let written = run.spool.as_ref().filter(|spool| spool.broken().is_none());
+            let full = written.filter(|spool| spool.has_no_room().is_some()).map(|spool| spool.status().bytes);
+            if full.is_some_and(|bytes| !self.would_have_room(bytes)) {
+                // Others have the disk: without what the spool has there would not be enough either.
+                return Ok(());
+            }
+            let spool = written.filter(|_| full.is_none()).map(|spool| spool.status().bytes);
+            let is_drained = durable.map(|head| head.seq) >= run.capture.last_seq();
+            match rung(Climb { stage, spool_bytes: spool, limit_bytes: self.spool_limit_bytes, is_drained }) {
+                Rung::Stay => return Ok(()),
+                Rung::Record => return self.go_on(run),
+                // What it takes may be what is missing.
+                Rung::Respool => run.spool.take().map(|spool| (spool, self.state().spool_dir())),
             }
         };
         if let Some((spool, dir)) = old {
@@ -99,12 +87,13 @@ impl Group {
 
     /// What is to be read of what was lost.
     fn parts(&self, lost: Lost, known: Known) -> Vec<BaseVolume> {
-        let parts = lost.dirty.into_iter().filter_map(|(number, dirty)| {
-            let volume = self.volumes.iter().find(|volume| volume.number == number)?;
-            let (path, size) = (volume.source.handle_path(), volume.source.size());
-            Some(BaseVolume { number, path, size, known: known.clone(), part: Some(Arc::new(dirty)) })
-        });
-        parts.collect()
+        parts(lost, &known, |number| self.place_of(number))
+    }
+
+    /// Where a volume is, and its size.
+    fn place_of(&self, number: VolumeNo) -> Option<(PathBuf, Sectors)> {
+        let volume = self.volumes.iter().find(|volume| volume.number == number)?;
+        Some((volume.source.handle_path(), volume.source.size()))
     }
 
     /// Whether there would be room for a spool if this one, with so many bytes, were gone.
@@ -153,69 +142,5 @@ impl Group {
     /// Nobody waits for room or for a receiver any more.
     pub(super) fn end_waiting(&self) {
         self.read().capture.end_waiting();
-    }
-}
-
-/// All of it once more: each volume once. What was read unasked, or was missed meanwhile, has to be compared.
-pub(super) fn again(volumes: Vec<BaseVolume>) -> Vec<BaseVolume> {
-    let mut all: BTreeMap<VolumeNo, BaseVolume> = BTreeMap::new();
-    for volume in volumes {
-        match all.get_mut(&volume.number) {
-            None => _ = all.insert(volume.number, volume),
-            Some(known) => {
-                known.part = match (known.looked_at(), volume.looked_at()) {
-                    (Some(one), Some(other)) => {
-                        let mut both = DirtyMap::clone(&one);
-                        both.merge(&other);
-                        Some(Arc::new(both))
-                    }
-                    _ => None,
-                };
-                known.known = Known::Compare;
-            }
-        }
-    }
-    let compared = |mut volume: BaseVolume| {
-        if volume.known == Known::Unknown {
-            volume.known = Known::Compare;
-        }
-        volume
-    };
-    all.into_values().map(compared).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use journal::types::{Extent, Sectors};
-
-    use super::*;
-
-    fn volume(number: u32, known: Known, part: Option<&[u64]>) -> BaseVolume {
-        let dirty = |blocks: &[u64]| {
-            let mut map = DirtyMap::default();
-            blocks.iter().for_each(|block| map.mark(Extent::of_bytes(block * 4096, 4096).unwrap()));
-            Arc::new(map)
-        };
-        let (number, size) = (VolumeNo(number), Sectors::of_bytes(1 << 30).unwrap());
-        BaseVolume { number, path: "/x".into(), size, known, part: part.map(dirty) }
-    }
-
-    /// Number, what is known, and how many bytes of it.
-    fn shape(volumes: Vec<BaseVolume>) -> Vec<(u32, Known, u64)> {
-        again(volumes).iter().map(|volume| (volume.number.0, volume.known.clone(), volume.to_read_bytes())).collect()
-    }
-
-    #[test]
-    fn what_starts_over_is_read_once_and_compared_if_anything_was_missed() {
-        let whole = 1 << 30;
-        assert_eq!(shape(vec![volume(1, Known::Nothing, None)]), [(1, Known::Nothing, whole)]);
-        let missed = vec![volume(1, Known::Nothing, None), volume(1, Known::Unknown, Some(&[1, 2]))];
-        assert_eq!(shape(missed), [(1, Known::Compare, whole)]);
-        let parts = vec![
-            volume(1, Known::Compare, Some(&[1, 2])),
-            volume(0, Known::Unknown, Some(&[7])),
-            volume(1, Known::Unknown, Some(&[2, 3])),
-        ];
-        assert_eq!(shape(parts), [(0, Known::Compare, 4096), (1, Known::Compare, 3 * 4096)]);
     }
 }

@@ -153,6 +153,7 @@ impl Group {
             state,
             captured: spool.as_ref().and_then(|spool| spool.captured.0),
             sent: self.sent_to(),
+            lag: spool.as_ref().map(|spool| spool.lag).unwrap_or_default(),
             oldest,
             spool_bytes: spool.as_ref().map_or(0, |spool| spool.bytes),
             spool_limit_bytes: self.spool_limit_bytes,

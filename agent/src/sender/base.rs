@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use journal::codec::Sealed;
 use journal::error::{Error, ErrorKind, Result};
 use journal::frame::Frame;
-use journal::types::{FrameNo, ResyncId, Seq};
+use journal::types::{ResyncId, Seq};
 use journal::wire::Message;
 use link::MessageReader;
 use tokio::sync::{Notify, mpsc};
@@ -21,7 +21,7 @@ use super::compare::{Ask, Remote};
 use super::flight::{BaseOnWay, OnWay, SHARED};
 use super::limit::Allowed;
 use super::live::{next, unexpected};
-use super::window::Window;
+use super::window::{Facts, Step, Window};
 use crate::base::{BaseReader, BaseSpec, BaseVolume, Hashes, Progress};
 use crate::capture::Capture;
 use crate::run::Group;
@@ -106,10 +106,16 @@ impl Base {
 
     /// What there is to seal: all was read, and a receiver has it durably.
     pub(crate) fn whole(&self) -> Option<Sealed> {
-        let sealed = self.reading.work().idle?;
-        let window = self.window();
-        let durable = FrameNo::encode(window.durable().map(|head| head.frame));
-        (window.is_empty() && durable == sealed.frames).then_some(sealed)
+        let read = self.reading.work().idle;
+        self.window().whole(read)
+    }
+
+    fn step(&self, group: &Group, is_open: bool) -> Step {
+        let (is_over, read) = {
+            let work = self.reading.work();
+            (work.ended, work.idle)
+        };
+        self.window().next(Facts { is_open, is_over, read, is_recording: group.is_recording() })
     }
 
     /// Bytes that were read and are not durable.
@@ -135,15 +141,12 @@ impl Base {
         open: impl AsyncFnOnce() -> Result<Streams>,
     ) -> Result<Option<Sealed>> {
         let mut frames = self.frames.lock().await;
-        // One that found nothing needs no stream.
-        while self.window().is_empty() {
-            if self.reading.work().ended {
-                return Ok(None);
-            }
-            match self.whole() {
-                Some(sealed) if sealed.frames > 0 => break,
-                Some(sealed) if group.is_recording() => return Ok(Some(sealed)),
-                _ => {}
+        loop {
+            match self.step(group, false) {
+                Step::End => return Ok(None),
+                Step::Seal(sealed) => return Ok(Some(sealed)),
+                Step::Open => break,
+                Step::Send | Step::Wait => {}
             }
             tokio::select! {
                 frame = frames.recv() => match frame {
@@ -171,23 +174,26 @@ impl Base {
         let (mut allowed, mut failed) = (Allowed::default(), false);
         loop {
             // A frame that was begun is never left half sent.
-            if writer.left() == 0 && self.reading.work().ended {
-                return Ok(None);
-            }
             if writer.left() == 0 && failed {
                 return self.failure();
             }
-            let unsent = if writer.left() == 0 { self.window().unsent().cloned() } else { None };
-            if let Some(frame) = unsent {
-                if on_way.enter(frame.header().number.number(), frame.bytes().len()) {
-                    writer.begin_frame(frame.bytes().clone());
+            if writer.left() == 0 {
+                match self.step(group, true) {
+                    Step::End => return Ok(None),
+                    Step::Seal(sealed) => {
+                        writer.finish();
+                        return Ok(Some(sealed));
+                    }
+                    Step::Send => {
+                        let unsent = self.window().unsent().cloned();
+                        if let Some(frame) = unsent
+                            && on_way.enter(frame.header().number.number(), frame.bytes().len())
+                        {
+                            writer.begin_frame(frame.bytes().clone());
+                        }
+                    }
+                    Step::Open | Step::Wait => {}
                 }
-            } else if writer.left() == 0
-                && let Some(sealed) = self.whole()
-                && group.is_recording()
-            {
-                writer.finish();
-                return Ok(Some(sealed));
             }
             let (full, sends) = (self.window().is_full(), writer.left() > 0);
             tokio::select! {

@@ -52,7 +52,7 @@ impl Hashes for Remote {
 }
 
 /// What the hashes that came say of each block: beyond them the receiver has nothing, and nothing is zeroes.
-fn of_blocks(extent: Extent, hashes: &[Hash]) -> Vec<Option<Hash>> {
+pub fn of_blocks(extent: Extent, hashes: &[Hash]) -> Vec<Option<Hash>> {
     let zeroes = vec![0; usize::try_from(BLOCK_BYTES).unwrap_or(0)];
     let whole = Hash::of(&zeroes);
     let mut left = extent.bytes();

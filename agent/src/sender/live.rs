@@ -169,11 +169,9 @@ impl Live {
         };
         let Some(after) = after else { return Ok(None) };
         let Some(frame) = self.group.next_after(after)? else { return Ok(None) };
-        let header = frame.header();
-        let seq = frame.last_seq().ok_or_else(|| Error::corrupt("a frame of a base in the spool"))?;
-        let head = Head { epoch: header.epoch, seq, frame: header.number, chain: frame.head() };
+        let head = frame.end().ok_or_else(|| Error::corrupt("a frame of a base in the spool"))?;
         let bytes = frame.bytes().len();
-        if !self.on_way.enter(seq.number(), bytes) {
+        if !self.on_way.enter(head.seq.number(), bytes) {
             return Ok(None);
         }
         writer.begin_frame(frame.bytes().clone());

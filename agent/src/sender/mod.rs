@@ -11,7 +11,7 @@
 
 mod base;
 pub mod bucket;
-mod compare;
+pub mod compare;
 mod flight;
 mod limit;
 mod live;

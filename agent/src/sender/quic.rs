@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use super::flight::Flight;
 use super::live::{Live, next, unexpected};
 use super::reports::{self, News};
-use super::state::Attempts;
+use super::state::{Attempts, is_final, needs_rebase};
 use super::{Streams, compare};
 use crate::run::Group;
 
@@ -102,18 +102,6 @@ fn yields(error: &Error, groups: &[Arc<Group>]) -> bool {
 /// Whether any group was ever taken by the receiver in this run of the agent.
 fn were_connected(groups: &[Arc<Group>]) -> bool {
     groups.iter().any(|group| group.was_connected())
-}
-
-/// Whether a person has to do something first.
-fn is_final(code: RefusalCode) -> bool {
-    use RefusalCode as Code;
-    match code {
-        Code::NotEnrolled | Code::Version | Code::Feature => true,
-        // A copy of this agent took over, and is refused as a sibling: then this one is let in again.
-        Code::Superseded => false,
-        Code::UnknownGroup | Code::Fenced | Code::Sibling | Code::UnknownHistory | Code::Damaged => true,
-        Code::ChainBroken | Code::Malformed | Code::Busy | Code::NoSpace | Code::Internal | Code::BaseLost => false,
-    }
 }
 
 /// One session, from connecting to its end. `Ok`: the agent stops, and every group has sent all it has.
@@ -208,7 +196,7 @@ async fn serve(way: Way, group: Arc<Group>, all: Vec<Arc<Group>>, news: News) ->
                     return Err(link::connection_error(way.connection.closed().await));
                 }
             }
-            if refusal.code == RefusalCode::BaseLost {
+            if needs_rebase(refusal.code) {
                 rebase(&group).await?;
             }
         }

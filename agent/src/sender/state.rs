@@ -166,6 +166,23 @@ impl Stream {
     }
 }
 
+/// Whether a person has to do something first.
+pub fn is_final(code: RefusalCode) -> bool {
+    use RefusalCode as Code;
+    match code {
+        Code::NotEnrolled | Code::Version | Code::Feature => true,
+        // A copy of this agent took over, and is refused as a sibling: then this one is let in again.
+        Code::Superseded => false,
+        Code::UnknownGroup | Code::Fenced | Code::Sibling | Code::UnknownHistory | Code::Damaged => true,
+        Code::ChainBroken | Code::Malformed | Code::Busy | Code::NoSpace | Code::Internal | Code::BaseLost => false,
+    }
+}
+
+/// Whether the receiver cannot take the end of a base, for it lost the base: then all is compared anew, from where it is.
+pub fn needs_rebase(code: RefusalCode) -> bool {
+    code == RefusalCode::BaseLost
+}
+
 /// Trying again: how long to wait before, doubled each time, for ever, and what of it is worth a line in the log.
 #[derive(Clone, Debug)]
 pub struct Attempts {

@@ -6,7 +6,9 @@
 
 use std::collections::VecDeque;
 
+use journal::codec::Sealed;
 use journal::frame::Frame;
+use journal::types::FrameNo;
 use journal::wire::{BaseHead, Refusal, RefusalCode};
 
 /// Bytes kept, at which reading pauses: with what QUIC has in flight, which is the same memory, enough for a fast link.
@@ -22,7 +24,56 @@ pub struct Window {
     sent: usize,
 }
 
+/// What the next step of a base depends on, beside what is on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// The receiver has opened it in this session.
+    pub is_open: bool,
+    /// Another run took the place of the one it is read for.
+    pub is_over: bool,
+    /// All was read, and this is what there is to seal then.
+    pub read: Option<Sealed>,
+    /// Changes are recorded: nothing is missing that is not in the base.
+    pub is_recording: bool,
+}
+
+/// The next step of a base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// None: nobody needs it any more.
+    End,
+    /// To have it opened by the receiver. One that found nothing needs no stream.
+    Open,
+    /// To send the next frame.
+    Send,
+    /// To say in the order that it is whole.
+    Seal(Sealed),
+    /// To wait: for frames, for what is durable, for changes to be recorded again.
+    Wait,
+}
+
 impl Window {
+    /// What comes next.
+    pub fn next(&self, facts: Facts) -> Step {
+        if facts.is_over {
+            return Step::End;
+        }
+        let whole = self.whole(facts.read);
+        let needs_stream = !self.is_empty() || whole.is_some_and(|sealed| sealed.frames > 0);
+        match whole {
+            _ if !facts.is_open && needs_stream => Step::Open,
+            _ if facts.is_open && self.unsent().is_some() => Step::Send,
+            Some(sealed) if facts.is_recording => Step::Seal(sealed),
+            _ => Step::Wait,
+        }
+    }
+
+    /// What there is to seal of what was `read`, if a receiver has all of it durably.
+    pub fn whole(&self, read: Option<Sealed>) -> Option<Sealed> {
+        let durable = FrameNo::encode(self.durable.map(|head| head.frame));
+        read.filter(|sealed| self.is_empty() && durable == sealed.frames)
+    }
+
     /// The receiver is at `head`. False: what follows it is not here any more, and the base has to start over.
     pub fn opened(&mut self, head: Option<BaseHead>) -> bool {
         self.sent = 0;

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use journal::types::{Micros, Seq, WallTime};
 
 /// Changes of so many microseconds are told apart while there are few of them, and when there are many.
-const GRAIN: u64 = 10_000;
+const GRAIN: u64 = 1_000;
 const COARSE: u64 = 1_000_000;
 /// How many are few.
-const FEW: usize = 1000;
+const FEW: usize = 10_000;
 
 /// When something was, in microseconds of the clock that counts from the machine's start and that nobody sets; negative before that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,14 +50,14 @@ impl Ages {
     /// is that of all of them until then.
     pub(super) fn recall(&mut self, last: Seq, time: Moment) {
         let oldest = self.oldest().map_or(time, |oldest| oldest.min(time));
-        self.forget(last);
+        self.forget(last, drop);
         self.0.push_front((last, oldest));
     }
 
-    /// All up to `durable` need not be thought of any more.
-    pub(super) fn forget(&mut self, durable: Seq) {
-        while self.0.front().is_some_and(|(last, _)| *last <= durable) {
-            self.0.pop_front();
+    /// All up to `durable` need not be thought of any more; `gone` is told when they were made.
+    pub(super) fn forget(&mut self, durable: Seq, mut gone: impl FnMut(Moment)) {
+        while let Some((_, time)) = self.0.pop_front_if(|(last, _)| *last <= durable) {
+            gone(time);
         }
     }
 
@@ -80,17 +80,17 @@ mod tests {
         let seq = |number| Seq::new(number).unwrap();
         let mut ages = Ages::default();
         (1..=10).for_each(|second| ages.add(seq(second), at(second * 1_000_000)));
-        ages.forget(seq(8));
+        ages.forget(seq(8), drop);
         ages.recall(seq(8), at(3_000_000));
         assert_eq!(ages.oldest(), Some(at(3_000_000)));
-        ages.forget(seq(7));
+        ages.forget(seq(7), drop);
         assert_eq!(ages.oldest(), Some(at(3_000_000)));
-        ages.forget(seq(8));
+        ages.forget(seq(8), drop);
         assert_eq!(ages.oldest(), Some(at(9_000_000)));
         // All of it is lost, more than was ever durable; and what was older stays the oldest.
         ages.recall(seq(10), at(9_500_000));
         assert_eq!(ages.oldest(), Some(at(9_000_000)));
-        ages.forget(seq(10));
+        ages.forget(seq(10), drop);
         assert_eq!(ages.oldest(), None);
     }
 
@@ -103,14 +103,14 @@ mod tests {
             ages.add(seq(2 * second - 1), at(second * 1_000_000));
             ages.add(seq(2 * second), at(second * 1_000_000 + 500_000));
         }
-        assert!(ages.0.len() < 101_000, "a second each");
+        assert!(ages.0.len() < 110_000, "a second each");
         assert_eq!(ages.oldest(), Some(at(1_000_000)));
-        ages.forget(seq(1));
+        ages.forget(seq(1), drop);
         assert_eq!(ages.oldest(), Some(at(1_500_000)));
         // The true time is 100 000 s: a grain too early, never too late.
-        ages.forget(seq(199_998));
+        ages.forget(seq(199_998), drop);
         assert_eq!(ages.oldest(), Some(at(99_999_500_000)));
-        ages.forget(seq(200_000));
+        ages.forget(seq(200_000), drop);
         assert_eq!(ages.oldest(), None);
     }
 

@@ -12,14 +12,15 @@
 mod adaptive;
 mod ages;
 mod disk;
+mod lag;
 mod open;
 mod spooler;
 #[cfg(test)]
 mod tests;
+mod thread;
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -30,12 +31,15 @@ use journal::disk::Reserve;
 use journal::frame::Frame;
 use journal::log::{Head, Log};
 use journal::types::{BootId, ChainHead, Durable, EpochId, GroupId, Micros, Seq, WallTime};
+use journal::wire::LagReport;
 
 pub(crate) use adaptive::Adaptive;
 use ages::{Ages, Moment};
-pub use open::{Found, Room};
+use lag::Lag;
+pub use open::{Found, Home, Room};
 pub(crate) use open::{give_up, sweep};
-use spooler::{Chain, Spooler};
+use spooler::Chain;
+pub use spooler::{Spooler, Then};
 
 use crate::capture::{Capture, CaptureState, Clock, Start, Terms};
 use crate::{Error, ErrorKind, Result};
@@ -65,7 +69,7 @@ pub struct Spool {
     capture: Arc<Capture>,
     shared: Arc<Shared>,
     limit_bytes: u64,
-    dir: PathBuf,
+    home: Arc<dyn Home>,
     boot: BootId,
     thread: Option<JoinHandle<()>>,
 }
@@ -83,6 +87,8 @@ pub struct SpoolStatus {
     pub durable: Option<Seq>,
     /// Age of the oldest change that is not durable at a receiver, whatever was done to the wall clock since; `None`: there is none.
     pub oldest: Option<Micros>,
+    /// How long changes took until they were known to be durable, in this session.
+    pub lag: LagReport,
     /// Bytes on disk.
     pub bytes: u64,
     /// Bytes that are allowed.
@@ -113,6 +119,7 @@ struct Recent {
     frames: VecDeque<Frame>,
     bytes: usize,
     ages: Ages,
+    lag: Lag,
     /// The last record of all frames published.
     spooled: Option<Seq>,
     /// The last record of the runs before this one.
@@ -133,6 +140,18 @@ impl Spool {
         clock: Arc<dyn Clock>,
         on_new: Box<dyn Fn() + Send>,
     ) -> Result<(Self, Arc<Capture>)> {
+        let (mut spool, capture, spooler) = Self::begin_stepped(found, epoch, clock, on_new)?;
+        spool.thread = Some(thread::start(spooler, Arc::clone(&capture))?);
+        Ok((spool, capture))
+    }
+
+    /// The same without a thread: whoever has the spooler steps it.
+    pub fn begin_stepped(
+        found: Found,
+        epoch: &Epoch,
+        clock: Arc<dyn Clock>,
+        on_new: Box<dyn Fn() + Send>,
+    ) -> Result<(Self, Arc<Capture>, Spooler)> {
         let &Epoch { group, id, boot, parent, continues, terms } = epoch;
         let found = found.continuing(parent)?;
         let limit_bytes = found.room.limit_bytes;
@@ -163,9 +182,8 @@ impl Spool {
             rests: terms.flush_wait.is_none(),
             on_new,
         };
-        let thread = std::thread::Builder::new().name("spool".to_owned()).spawn(move || spooler.run())?;
-        let spool = Self { capture: capture.clone(), shared, limit_bytes, dir: found.dir, boot, thread: Some(thread) };
-        Ok((spool, capture))
+        let spool = Self { capture: capture.clone(), shared, limit_bytes, home: found.home, boot, thread: None };
+        Ok((spool, capture, spooler))
     }
 
     /// The frame with the record after `seq`; `None` if there is none yet. May read from disk.
@@ -180,7 +198,7 @@ impl Spool {
                 return Ok(None);
             }
             let at = recent.frames.partition_point(|frame| frame.last_seq() < Some(next));
-            let frame = recent.frames.get(at).filter(|frame| first_seq(frame) <= Some(next));
+            let frame = recent.frames.get(at).filter(|frame| frame.first_seq() <= Some(next));
             if let Some(frame) = frame {
                 return Ok(Some(frame.clone()));
             }
@@ -200,15 +218,17 @@ impl Spool {
 
     /// A receiver has all up to here durably: it may be dropped.
     pub fn acked(&self, durable: Durable) {
+        let now = self.capture.clock().boottime();
         let mut recent = self.shared.recent();
         recent.durable = recent.durable.max(Some(durable.0));
-        recent.ages.forget(durable.0);
+        let Recent { ages, lag, .. } = &mut *recent;
+        ages.forget(durable.0, |made| lag.note(made.age(now)));
         drop(recent);
         self.capture.acked(durable.0);
     }
 
     /// Why it cannot be written any more.
-    pub(crate) fn broken(&self) -> Option<String> {
+    pub fn broken(&self) -> Option<String> {
         self.shared.log().closed().map(str::to_owned)
     }
 
@@ -220,6 +240,7 @@ impl Spool {
     /// A receiver goes on from `durable`: what follows is not durable there, whatever it or another one said before. May read
     /// from disk.
     pub fn goes_on_from(&self, durable: Option<Seq>) -> Result<()> {
+        self.shared.recent().lag = Lag::default();
         let Some(frame) = self.next_after(durable)? else { return Ok(()) };
         let first = frame.records().next().map(|record| self.made(&frame, record.time));
         let mut recent = self.shared.recent();
@@ -248,6 +269,7 @@ impl Spool {
             captured,
             spooled: recent.spooled,
             durable: recent.durable,
+            lag: recent.lag.report(),
             oldest: recent.ages.oldest().map(|oldest| oldest.age(now)),
             bytes,
             limit_bytes: self.limit_bytes,
@@ -262,9 +284,7 @@ impl Spool {
             return Ok(Ending { head: log.head(), complete: false });
         }
         log.stop(self.capture.clock().wall())?;
-        // The log's own syncs do nothing.
-        let dir = std::fs::File::open(&self.dir)?;
-        rustix::fs::syncfs(&dir).map_err(|errno| Error::from(errno).context("cannot sync").with_path(&self.dir))?;
+        self.home.sync()?;
         let complete =
             self.capture.state() == CaptureState::Running && log.head().map(|head| head.seq) == self.capture.last_seq();
         Ok(Ending { head: log.head(), complete })
@@ -366,7 +386,7 @@ impl Recent {
 
 impl fmt::Debug for Spool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Spool").field("dir", &self.dir).finish_non_exhaustive()
+        f.debug_struct("Spool").field("home", &self.home).finish_non_exhaustive()
     }
 }
 
@@ -380,13 +400,6 @@ fn made(frame: &Frame, time: WallTime) -> Moment {
 /// When a record was made that bears `time`, perhaps before the machine was started: only the wall clock tells.
 fn long_ago(clock: &dyn Clock, time: WallTime) -> Moment {
     Moment::before(clock.boottime(), clock.wall().since(time))
-}
-
-fn first_seq(frame: &Frame) -> Option<Seq> {
-    match frame.header().kind {
-        journal::codec::FrameKind::Live { first } => Some(first),
-        journal::codec::FrameKind::Base { .. } => None,
-    }
 }
 
 /// Memory that a frame holds: a large one the whole buffer that it was built in.

@@ -1,13 +1,15 @@
 //! Finds what the last run left in the spool.
 
+use std::fmt::{self, Debug};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use journal::disk::{FileDisk, Reserve};
+use journal::disk::{Disk, FileDisk, Reserve};
 use journal::limits::SEGMENT_BYTES;
 use journal::log::{Entropy, Finding, Head, Log, LogOptions};
 use journal::types::{GroupId, WallTime};
-use rustix::fs::rename;
+use rustix::fs::{rename, syncfs};
 use rustix::io::Errno;
 
 use super::disk::SpoolDisk;
@@ -33,11 +35,31 @@ impl From<u64> for Room {
     }
 }
 
+/// Where a spool lies.
+pub trait Home: Debug + Send + Sync {
+    /// The files of it, made if there are none. What is written there survives the end of the process, not a power cut.
+    fn open(&self) -> Result<Arc<dyn Disk>>;
+
+    /// What is there is not needed any more, also if a run goes on writing to it: the next one to open it finds nothing.
+    fn put_aside(&self) -> Result<()>;
+
+    /// Makes all of it durable: the log's own syncs do nothing.
+    fn sync(&self) -> Result<()>;
+}
+
+/// A directory.
+struct Dir {
+    path: PathBuf,
+    segment_bytes: u64,
+    reserve: Option<Arc<Reserve>>,
+    entropy: Entropy,
+}
+
 /// The spool as the last run left it.
 #[derive(Debug)]
 pub struct Found {
     pub(super) log: Log,
-    pub(super) dir: PathBuf,
+    pub(super) home: Arc<dyn Home>,
     options: LogOptions,
     pub(super) room: Room,
     entropy: Entropy,
@@ -56,17 +78,22 @@ impl Found {
     pub fn open(dir: &Path, group: GroupId, room: impl Into<Room>, entropy: Entropy) -> Result<Self> {
         let room = room.into();
         let options = options(group, room.limit_bytes);
-        let disk = open_disk(dir, options, &room)?;
-        let (log, findings) = match Log::open(disk, options, entropy) {
+        Self::open_at(home(dir, options, &room, entropy), options, room, entropy)
+    }
+
+    /// The same, wherever it lies.
+    pub fn open_at(home: Arc<dyn Home>, options: LogOptions, room: impl Into<Room>, entropy: Entropy) -> Result<Self> {
+        let room = room.into();
+        let (log, findings) = match Log::open(home.open()?, options, entropy) {
             Ok((log, findings)) if log.closed().is_none() => (log, findings),
             opened => {
                 let (what, findings) = match opened {
                     Ok((log, findings)) => (log.closed().unwrap_or_default().to_owned(), findings),
                     Err(error) => (format!("{error:?}"), Vec::new()),
                 };
-                tracing::warn!(dir = %dir.display(), %what, "the spool is damaged: it is emptied");
-                put_aside(dir, entropy)?;
-                (empty(dir, options, &room, entropy)?, findings)
+                tracing::warn!(?home, %what, "the spool is damaged: it is emptied");
+                home.put_aside()?;
+                (empty(&*home, options, entropy)?, findings)
             }
         };
         let (head, mut time) = (log.head(), WallTime(0));
@@ -75,35 +102,59 @@ impl Found {
         {
             time = place.read()?.records().last().map_or(time, |record| record.time);
         }
-        Ok(Self { log, dir: dir.to_owned(), options, room, entropy, head, time, findings })
+        Ok(Self { log, home, options, room, entropy, head, time, findings })
     }
 
     /// An empty spool in the place of the one in `dir`, which a run may go on writing to: it is put aside. [`sweep`] removes it.
     pub(crate) fn anew(dir: &Path, group: GroupId, room: Room, entropy: Entropy) -> Result<Self> {
         let options = options(group, room.limit_bytes);
-        put_aside(dir, entropy)?;
-        let log = empty(dir, options, &room, entropy)?;
-        Ok(Self {
-            log,
-            dir: dir.to_owned(),
-            options,
-            room,
-            entropy,
-            head: None,
-            time: WallTime(0),
-            findings: Vec::new(),
-        })
+        Self::anew_at(home(dir, options, &room, entropy), options, room, entropy)
+    }
+
+    /// An empty spool in the place of the one that lies there.
+    pub fn anew_at(home: Arc<dyn Home>, options: LogOptions, room: impl Into<Room>, entropy: Entropy) -> Result<Self> {
+        let room = room.into();
+        home.put_aside()?;
+        let log = empty(&*home, options, entropy)?;
+        Ok(Self { log, home, options, room, entropy, head: None, time: WallTime(0), findings: Vec::new() })
     }
 
     /// The same, without its frames, unless it ends at `parent`: the order goes on there, elsewhere.
     pub(super) fn continuing(mut self, parent: Option<Head>) -> Result<Self> {
         if self.head != parent && self.head.is_some() {
-            put_aside(&self.dir, self.entropy)?;
-            self.log = empty(&self.dir, self.options, &self.room, self.entropy)?;
+            self.home.put_aside()?;
+            self.log = empty(&*self.home, self.options, self.entropy)?;
             self.head = None;
         }
         Ok(self)
     }
+}
+
+impl Home for Dir {
+    fn open(&self) -> Result<Arc<dyn Disk>> {
+        let disk = FileDisk::create(&self.path)?.with_reserve(self.reserve.clone());
+        Ok(Arc::new(SpoolDisk::new(disk, self.segment_bytes)?))
+    }
+
+    fn put_aside(&self) -> Result<()> {
+        put_aside(&self.path, self.entropy)
+    }
+
+    fn sync(&self) -> Result<()> {
+        let dir = File::open(&self.path)?;
+        syncfs(&dir).map_err(|errno| Error::from(errno).context("cannot sync").with_path(&self.path))
+    }
+}
+
+impl Debug for Dir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path.fmt(f)
+    }
+}
+
+fn home(dir: &Path, options: LogOptions, room: &Room, entropy: Entropy) -> Arc<dyn Home> {
+    let (path, reserve) = (dir.to_owned(), room.reserve.clone());
+    Arc::new(Dir { path, segment_bytes: options.segment_bytes, reserve, entropy })
 }
 
 /// Only whole segments are dropped: they are small beside the limit, or what a receiver has long had would fill it.
@@ -146,11 +197,6 @@ pub(crate) fn sweep(dir: &Path) {
     let _ = std::thread::Builder::new().name("sweep".to_owned()).spawn(remove);
 }
 
-fn empty(dir: &Path, options: LogOptions, room: &Room, entropy: Entropy) -> Result<Log> {
-    Ok(Log::open(open_disk(dir, options, room)?, options, entropy)?.0)
-}
-
-fn open_disk(dir: &Path, options: LogOptions, room: &Room) -> Result<Arc<SpoolDisk>> {
-    let disk = FileDisk::create(dir)?.with_reserve(room.reserve.clone());
-    Ok(Arc::new(SpoolDisk::new(disk, options.segment_bytes)?))
+fn empty(home: &dyn Home, options: LogOptions, entropy: Entropy) -> Result<Log> {
+    Ok(Log::open(home.open()?, options, entropy)?.0)
 }

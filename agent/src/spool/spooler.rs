@@ -1,7 +1,8 @@
-//! The thread that turns records into frames: closes them, chains them, appends them to the spool, and lets the sender know.
+//! Turns records into frames: closes them, chains them, appends them to the spool, and lets the sender know; and decides whether there is
+//! room for more. Without a thread, a sleep or a clock of its own: who steps it has those.
 
+use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use journal::codec::{Body, ClockKind, FrameKind, GapReason};
 use journal::frame::{Frame, FrameBuilder, FrameSeal};
@@ -13,15 +14,11 @@ use super::adaptive::Adaptive;
 use crate::Result;
 use crate::capture::{Capture, Taken};
 
-/// How long nothing is recorded before a report says that nothing happened: it extends what is covered.
-const IDLE: Duration = Duration::from_secs(1);
-/// How long it rests after a frame that was not full. A single write leaves at once; of thousands in a second, some leave
-/// together: closing a frame for each would take the processor from whoever writes.
-const REST: Duration = Duration::from_millis(2);
 /// The wall clock was set if it moved so many microseconds against the boot clock from one frame to the next: slewing does not.
 const STEP: u64 = 500_000;
 
-pub(super) struct Spooler {
+/// The owner of a spool's log, as long as its run goes on.
+pub struct Spooler {
     pub(super) capture: Arc<Capture>,
     pub(super) shared: Arc<Shared>,
     pub(super) chain: Chain,
@@ -47,26 +44,40 @@ pub(super) struct Chain {
     ahead: Option<i128>,
 }
 
+/// How it goes on after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// With what comes next.
+    Take,
+    /// After a moment. A single write leaves at once; of thousands in a second, some leave together: closing a frame for each
+    /// would take the processor from whoever writes.
+    Rest,
+    /// Not at all: capture is closed, and all of it is spooled.
+    End,
+}
+
 impl Spooler {
-    /// Until capture is closed and all of it is spooled.
-    pub(super) fn run(mut self) {
-        loop {
-            match self.capture.take(IDLE) {
-                Taken::Frames(builders) => {
-                    let was_full = builders.iter().all(FrameBuilder::is_full);
-                    self.spool(builders);
-                    if self.rests && !was_full {
-                        std::thread::sleep(REST);
-                    }
-                }
-                Taken::Idle => {
-                    self.capture.record_at_once(Body::Clock(ClockKind::Report));
-                    self.look_for_room();
-                }
-                Taken::Nudged => self.look_for_room(),
-                Taken::Closed => return,
+    /// What there is to deal with now; `None`: nothing. A step with [`Taken::Idle`] is for who has waited for a while.
+    pub fn take_now(&self) -> Option<Taken> {
+        self.capture.take_now()
+    }
+
+    /// Deals with what was taken.
+    pub fn step(&mut self, taken: Taken) -> Then {
+        match taken {
+            Taken::Frames(builders) => {
+                let was_full = builders.iter().all(FrameBuilder::is_full);
+                self.spool(builders);
+                return if self.rests && !was_full { Then::Rest } else { Then::Take };
             }
+            Taken::Idle => {
+                self.capture.record_at_once(Body::Clock(ClockKind::Report));
+                self.look_for_room();
+            }
+            Taken::Nudged => self.look_for_room(),
+            Taken::Closed => return Then::End,
         }
+        Then::Take
     }
 
     fn spool(&mut self, builders: Vec<FrameBuilder>) {
@@ -151,6 +162,12 @@ impl Spooler {
         self.chain.prev = frame.head();
         self.chain.last = frame.last_seq();
         frame
+    }
+}
+
+impl fmt::Debug for Spooler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spooler").field("chain", &self.chain).finish_non_exhaustive()
     }
 }
 

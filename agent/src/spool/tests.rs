@@ -14,6 +14,7 @@ use journal::codec::{ClockKind, GapReason};
 use journal::disk::{Disk, File, FileDisk, Open};
 use journal::log::LogOptions;
 use journal::types::VolumeNo;
+use journal::wire::LagReport;
 
 use super::*;
 use crate::capture::SystemClock;
@@ -91,13 +92,13 @@ fn a_spool_whose_agent_was_killed_has_all_that_was_sent() {
             fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
         }
         let found = Found::open(copy.path(), GROUP, u64::MAX, entropy).unwrap();
-        assert_eq!(found.head.map(|head| head.seq), capture.last_seq());
-        assert_eq!(found.head.map(|head| head.chain), frames.last().map(Frame::head));
-        assert_eq!((found.time, found.findings.len()), (capture.last().1, 0));
+        assert_eq!(found.findings.len(), 0);
+        // A report that nothing happened may have come since.
+        assert!(found.head.map(|head| head.seq) >= frames.last().unwrap().last_seq());
         if run % 2 == 0 {
             let ending = spool.stop().unwrap();
             assert!(ending.complete);
-            assert_eq!(ending.head, found.head);
+            assert!(ending.head.map(|head| head.seq) >= found.head.map(|head| head.seq));
         }
     }
 }
@@ -501,4 +502,9 @@ fn a_clock_that_is_set_changes_no_age() {
     assert_eq!(spool.status().oldest, Some(Micros(3_000_000)));
     spool.acked(Durable(second.unwrap()));
     assert_eq!(spool.status().oldest.filter(|age| age.0 > 0), None);
+    let seconds = |lag: LagReport| [lag.p50, lag.p99, lag.max].map(|lag| (lag.seconds() * 10.0).round() / 10.0);
+    assert_eq!(seconds(spool.status().lag), [3.0, 5.0, 5.0]);
+    // A new session.
+    spool.goes_on_from(second).unwrap();
+    assert_eq!(spool.status().lag, LagReport::default());
 }

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use journal::disk::{FileDisk, Reserve, read_file, replace_file};
 use journal::log::{Entropy, Head};
-use journal::types::{Durable, GroupId, Sectors, VolumeNo};
+use journal::types::{GroupId, Sectors, VolumeNo};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::retry_on_intr;
 
-use super::{EPOCHS_KEPT, GroupState, OpenedEpoch, Place, Stopped, Volume};
+use super::{GroupState, OpenedEpoch, Place, Stopped, Volume};
 use crate::source::FileProof;
 use crate::{Error, Result};
 
@@ -130,21 +130,12 @@ impl Group {
     /// A run begins on these volumes: from now on, until a clean stop, it counts as interrupted. Durable on return; nothing may
     /// be captured before.
     pub fn begin(&mut self, epoch: OpenedEpoch, volumes: BTreeMap<VolumeNo, Volume>) -> Result<()> {
-        self.save(|state| {
-            state.epochs.push(epoch);
-            let old = state.epochs.len().saturating_sub(EPOCHS_KEPT);
-            state.epochs.drain(..old);
-            let beyond = volumes.keys().next_back().map_or(0, |last| last.0 + 1);
-            state.next_volume = state.next_volume.max(VolumeNo(beyond));
-            state.volumes = volumes;
-            state.stopped = None;
-        })
+        self.save(|state| state.begin(epoch, volumes))
     }
 
     /// A receiver said that the order is durable up to `head`.
     pub fn note_durable(&mut self, head: Head) -> Result<()> {
-        let known = self.state.durable.map(|head| Durable(head.seq));
-        if known >= Some(Durable(head.seq)) {
+        if !self.state.is_news(head) {
             return Ok(());
         }
         self.save(|state| state.durable = Some(head))

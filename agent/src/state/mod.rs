@@ -92,6 +92,22 @@ pub struct Stopped {
 }
 
 impl GroupState {
+    /// A run begins on these volumes: from now on, until a clean stop, it counts as interrupted.
+    pub fn begin(&mut self, epoch: OpenedEpoch, volumes: BTreeMap<VolumeNo, Volume>) {
+        self.epochs.push(epoch);
+        let old = self.epochs.len().saturating_sub(EPOCHS_KEPT);
+        self.epochs.drain(..old);
+        let beyond = volumes.keys().next_back().map_or(0, |last| last.0 + 1);
+        self.next_volume = self.next_volume.max(VolumeNo(beyond));
+        self.volumes = volumes;
+        self.stopped = None;
+    }
+
+    /// Whether more is durable at a receiver than is remembered.
+    pub fn is_news(&self, durable: Head) -> bool {
+        self.durable.is_none_or(|known| known.seq < durable.seq)
+    }
+
     /// What is remembered of an epoch.
     pub fn opened(&self, epoch: EpochId) -> Option<&OpenedEpoch> {
         self.epochs.iter().find(|opened| opened.id == epoch)

@@ -13,9 +13,10 @@ pub(crate) use check::is_newer;
 pub use pool::{Pool, Pooled};
 
 use crate::codec::{
-    Codec, FRAME_HEADER_BYTES, FrameHeader, Malformed, RECORD_BYTES, Reader, Record, UNIT_ENTRY_BYTES, UnitEntry,
+    Codec, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Malformed, RECORD_BYTES, Reader, Record, UNIT_ENTRY_BYTES,
+    UnitEntry,
 };
-use crate::types::{ChainHead, Hash, Seq};
+use crate::types::{ChainHead, Hash, Head, Seq};
 
 /// A frame whose header, tables and checksums hold. Immutable; a clone shares its bytes.
 #[derive(Clone, Debug)]
@@ -36,9 +37,23 @@ impl Frame {
         self.head
     }
 
+    /// Live: where the order stands after it.
+    pub fn end(&self) -> Option<Head> {
+        let header = &self.header;
+        Some(Head { epoch: header.epoch, seq: self.last_seq()?, frame: header.number, chain: self.head })
+    }
+
     /// Header, tables and payload.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// Live: the `Seq` of its first record.
+    pub fn first_seq(&self) -> Option<Seq> {
+        match self.header.kind {
+            FrameKind::Live { first } => Some(first),
+            FrameKind::Base { .. } => None,
+        }
     }
 
     /// Live: the `Seq` of its last record.

@@ -9,7 +9,7 @@ use crate::types::{ChainHead, EpochId, FrameNo, Head, Micros, Seq, VolumeNo, Wal
 pub const MAX_COMPARE_BLOCKS: u32 = 1024;
 pub(super) const HEAD_BYTES: usize = 64;
 pub(super) const BASE_HEAD_BYTES: usize = 40;
-pub(super) const REPORT_BYTES: usize = 102;
+pub(super) const REPORT_BYTES: usize = 126;
 pub(super) const VOLUME_REPORT_BYTES: usize = 8;
 
 impl Head {
@@ -157,6 +157,17 @@ pub struct VolumeReport {
     pub tracker: TrackerKind,
 }
 
+/// How long changes took, in microseconds: a quantile each, 0 while there was none in this session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LagReport {
+    /// Half of them took no longer.
+    pub p50: Micros,
+    /// 99 of 100 took no longer.
+    pub p99: Micros,
+    /// None took longer.
+    pub max: Micros,
+}
+
 /// How an agent is, about one group, at one time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
@@ -170,6 +181,8 @@ pub struct Report {
     pub sent: Option<Seq>,
     /// Age of the oldest change that it does not know to be within a durable point, by a clock that nobody sets; `None`: there is none.
     pub oldest: Option<Micros>,
+    /// How long changes took from being captured until they were known to be durable.
+    pub lag: LagReport,
     /// What its spool holds.
     pub spool_bytes: u64,
     /// What its spool may hold.
@@ -193,6 +206,7 @@ impl Report {
         w.u64(self.time.0).u8(self.state.number()).zeroes(7).u64(Seq::encode(self.captured));
         // What was made just now is not nothing.
         w.u64(self.oldest.map_or(0, |age| age.0.max(1)));
+        w.u64(self.lag.p50.0).u64(self.lag.p99.0).u64(self.lag.max.0);
         w.u64(self.spool_bytes).u64(self.spool_limit_bytes);
         w.u64(self.progress.done_bytes).u64(self.progress.total_bytes);
         w.u64(Seq::encode(self.sent)).u64(self.limit_bytes_per_second.unwrap_or(0));
@@ -210,6 +224,7 @@ impl Report {
         let state = AgentState::from_number(r.u8()?)?;
         r.reserved(7)?;
         let (captured, oldest) = (Seq::new(r.u64()?), Some(Micros(r.u64()?)).filter(|age| age.0 > 0));
+        let lag = LagReport { p50: Micros(r.u64()?), p99: Micros(r.u64()?), max: Micros(r.u64()?) };
         let (spool_bytes, spool_limit_bytes) = (r.u64()?, r.u64()?);
         let progress = Progress { done_bytes: r.u64()?, total_bytes: r.u64()? };
         let sent = Seq::new(r.u64()?);
@@ -228,6 +243,7 @@ impl Report {
             captured,
             sent,
             oldest,
+            lag,
             spool_bytes,
             spool_limit_bytes,
             progress,

@@ -15,7 +15,9 @@ mod refusal;
 
 pub use crate::types::Head;
 pub use fields::{NAME_RULE, TEXT_BYTES, is_name};
-pub use group::{AgentState, BaseHead, MAX_COMPARE_BLOCKS, NoMark, Progress, Report, TrackerKind, VolumeReport};
+pub use group::{
+    AgentState, BaseHead, LagReport, MAX_COMPARE_BLOCKS, NoMark, Progress, Report, TrackerKind, VolumeReport,
+};
 pub use handshake::{Agreed, FEATURES, Hello, Offer, SOFTWARE_BYTES, VERSION, Welcome};
 pub use header::{MESSAGE_HEADER_BYTES, MessageHeader, Tag};
 pub use ident::{AgentId, Pin, ReceiverId};

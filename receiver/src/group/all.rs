@@ -14,7 +14,7 @@ use tracing::{error, info};
 
 use super::ingest::Queue;
 use super::writer::{Opening, Writer};
-use super::{Group, Lag, Progress, Shared, State};
+use super::{Group, Progress, Shared, State};
 use crate::catalog::{Catalog, GroupEntry, Name};
 use crate::error::{Code, Error, Result};
 use crate::image::Image;
@@ -167,16 +167,17 @@ impl Groups {
 
 /// Opens a group's journal and starts its writer.
 pub(super) fn spawn(entry: GroupEntry, opening: Opening) -> Result<Open> {
+    let (group, writer) = stepped(entry, opening);
+    let name = format!("write-{:.8}", group.id());
+    let writer = std::thread::Builder::new().name(name).spawn(move || writer.run())?;
+    Ok(Open { group, writer, image: None })
+}
+
+/// Opens a group's journal without a thread: whoever has the writer steps it.
+pub fn stepped(entry: GroupEntry, opening: Opening) -> (Group, Writer) {
     let (queue, commands) = Queue::new();
-    let state = State {
-        library: None,
-        findings: Vec::new(),
-        report: None,
-        orders: None,
-        lag: Lag::default(),
-        last_verified: None,
-        busy: None,
-    };
+    let state =
+        State { library: None, findings: Vec::new(), report: None, orders: None, last_verified: None, busy: None };
     let shared = Shared {
         entry,
         session: AtomicU64::new(0),
@@ -185,8 +186,6 @@ pub(super) fn spawn(entry: GroupEntry, opening: Opening) -> Result<Open> {
         state: Mutex::new(state),
     };
     let group = Group { shared: Arc::new(shared) };
-    let writer = Writer::open(group.clone(), opening);
-    let name = format!("write-{:.8}", group.id());
-    let writer = std::thread::Builder::new().name(name).spawn(move || writer.run(commands))?;
-    Ok(Open { group, writer, image: None })
+    let writer = Writer::open(group.clone(), opening, commands);
+    (group, writer)
 }

@@ -8,7 +8,6 @@
 
 mod all;
 mod ingest;
-mod lag;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -23,9 +22,9 @@ use journal::types::{GroupId, ResyncId, Seq, SessionId, WallTime};
 use journal::wire::{NoMark, Refusal, RefusalCode, Report};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use all::Groups;
+pub use all::{Groups, stepped};
 pub use ingest::{Attachment, Ingest};
-pub use lag::Lag;
+pub use writer::{Opening, Writer};
 
 use crate::catalog::{GroupEntry, Name};
 use crate::error::{Code, Error, Result};
@@ -83,7 +82,6 @@ struct State {
     findings: Vec<Finding>,
     report: Option<Told>,
     orders: Option<mpsc::Sender<Order>>,
-    lag: Lag,
     last_verified: Option<WallTime>,
     /// Something is being done to the image or the whole journal: one at a time.
     busy: Option<&'static str>,
@@ -126,8 +124,6 @@ pub struct Snapshot {
     pub progress: Progress,
     /// What the agent said last; `None` without a session.
     pub told: Option<Told>,
-    /// Captured → durable.
-    pub lag: Lag,
     /// What was not as it should be when the journal was opened.
     pub findings: Vec<Finding>,
     /// When `verify` last ended well.
@@ -178,7 +174,6 @@ impl Group {
             library: state.library.clone(),
             told: state.report.clone().filter(|told| connected && told.session == progress.session),
             progress,
-            lag: state.lag.clone(),
             findings: state.findings.clone(),
             last_verified: state.last_verified,
         }

@@ -1,4 +1,5 @@
-//! The thread that owns a group's journal: takes what is queued, appends it, one fdatasync, then says so.
+//! The owner of a group's journal: takes what is queued, appends it, one fdatasync, then says so. On a thread of its own, or step by
+//! step as somebody calls it.
 //!
 //! Group commit needs no timer: while the disk works on one batch, the next one gathers in the queue.
 
@@ -15,28 +16,31 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::{error, info, warn};
 
 use super::ingest::{Command, superseded};
-use super::{Fault, Group, Lag};
+use super::{Fault, Group};
 
 /// What has to be free before an agent that found none is let in again.
 const SOME_BYTES: u64 = 4 << 20;
 
 /// What a journal is opened with.
 #[derive(Clone, Debug)]
-pub(super) struct Opening {
-    pub(super) disk: Arc<dyn Disk>,
+pub struct Opening {
+    /// Its directory.
+    pub disk: Arc<dyn Disk>,
     /// What is there when that is full.
-    pub(super) reserve: Option<Arc<Reserve>>,
+    pub reserve: Option<Arc<Reserve>>,
     /// Content after which a segment is sealed.
-    pub(super) segment_bytes: u64,
-    pub(super) entropy: Entropy,
+    pub segment_bytes: u64,
+    /// Random numbers.
+    pub entropy: Entropy,
     /// The receiver's wall clock.
-    pub(super) now: fn() -> WallTime,
+    pub now: fn() -> WallTime,
 }
 
 /// The owner of the journal.
 #[derive(Debug)]
-pub(super) struct Writer {
+pub struct Writer {
     group: Group,
+    commands: mpsc::Receiver<Command>,
     opening: Opening,
     store: Option<Store>,
     /// A session whose frames are passed over, for it was refused.
@@ -45,24 +49,41 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Opens the journal and publishes what there is. A damaged one is published too, for reading.
-    pub(super) fn open(group: Group, opening: Opening) -> Self {
-        let mut writer = Self { group, opening, store: None, refused: None };
+    pub(super) fn open(group: Group, opening: Opening, commands: mpsc::Receiver<Command>) -> Self {
+        let mut writer = Self { group, commands, opening, store: None, refused: None };
         writer.reopen();
         writer
     }
 
     /// Works until told to stop.
-    pub(super) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        let mut batch = Vec::new();
-        while let Some(first) = commands.blocking_recv() {
-            batch.push(first);
-            while let Ok(next) = commands.try_recv() {
-                batch.push(next);
-            }
-            if self.work(&mut batch) {
+    pub(super) fn run(mut self) {
+        while let Some(first) = self.commands.blocking_recv() {
+            if self.batch(first) {
                 break;
             }
         }
+        self.stop();
+    }
+
+    /// Does what waits, as one batch; whether anything did.
+    pub fn step(&mut self) -> bool {
+        let first = self.commands.try_recv().ok();
+        let waited = first.is_some();
+        first.into_iter().for_each(|first| _ = self.batch(first));
+        waited
+    }
+
+    /// What waits together; whether it is the last.
+    fn batch(&mut self, first: Command) -> bool {
+        let mut batch = vec![first];
+        while let Ok(next) = self.commands.try_recv() {
+            batch.push(next);
+        }
+        self.work(&mut batch)
+    }
+
+    /// Notes a clean stop.
+    pub fn stop(mut self) {
         let now = (self.opening.now)();
         if let Some(store) = self.store.as_mut().filter(|store| store.closed().is_none())
             && let Err(error) = store.stop(now)
@@ -130,7 +151,6 @@ impl Writer {
             }
             Some(Fault::Disk(_) | Fault::Full(_)) => self.reopen(),
         }
-        self.group.state().lag = Lag::default();
         self.group.shared.progress.send_modify(|now| {
             now.session = session;
             now.refused = None;
@@ -166,14 +186,11 @@ impl Writer {
         }
         let room = self.check_room(&batch);
         let Batch { session, live, bases, rooms } = batch;
-        let result =
-            room.and_then(|()| self.write_bases(session, &bases)).and_then(|()| self.write_live(session, &live));
-        match result {
-            Ok(()) => self.note_lag(&live),
-            Err(refusal) => {
-                self.refused = Some(session);
-                self.group.shared.progress.send_modify(|now| now.refused = Some(refusal));
-            }
+        let written = room.and_then(|()| self.write_bases(session, &bases));
+        let result = written.and_then(|()| self.write_live(session, &live));
+        if let Err(refusal) = result {
+            self.refused = Some(session);
+            self.group.shared.progress.send_modify(|now| now.refused = Some(refusal));
         }
         self.publish();
         drop(rooms);
@@ -313,14 +330,6 @@ impl Writer {
             now.head = head;
             now.bases = bases;
         });
-    }
-
-    fn note_lag(&self, frames: &[Frame]) {
-        let now = (self.opening.now)();
-        let mut state = self.group.state();
-        for first in frames.iter().filter_map(|frame| frame.records().next()) {
-            state.lag.note(first.time, now);
-        }
     }
 }
 

@@ -3,12 +3,12 @@
 use std::pin::pin;
 
 use journal::types::{GroupId, ResyncId};
-use journal::wire::{BaseHead, Message, Refusal, RefusalCode};
+use journal::wire::Message;
 use link::{MessageReader, MessageWriter};
 
-use super::state::{Admit, BaseOrder};
+use super::state::{Admit, BaseOrder, base_news};
 use super::{End, Session, check, out_of_place, wire_base};
-use crate::group::{Ingest, Progress};
+use crate::group::Ingest;
 
 /// From `OpenBase` to the end of the stream.
 pub(super) async fn serve(
@@ -28,24 +28,14 @@ pub(super) async fn serve(
             ended = &mut reading => return ended,
             changed = progress.changed() => {
                 changed.map_err(|_| End::Gone)?;
-                let durable = news(&progress.borrow_and_update(), session, resync)?;
-                if let Some(head) = durable.filter(|head| Some(head.frame) > acked) {
+                let durable = base_news(&progress.borrow_and_update(), session.id, resync, acked)?;
+                if let Some(head) = durable {
                     acked = Some(head.frame);
                     writer.send(&Message::BaseDurable(head)).await?;
                 }
             }
         }
     }
-}
-
-fn news(now: &Progress, session: &Session, resync: ResyncId) -> Result<Option<BaseHead>, Refusal> {
-    if now.session != session.id {
-        return Err(Refusal::new(RefusalCode::Superseded, ""));
-    }
-    if let Some(refused) = &now.refused {
-        return Err(refused.clone());
-    }
-    Ok(now.bases.iter().find(|(known, _)| *known == resync).map(|(_, head)| wire_base(*head)))
 }
 
 async fn read(reader: &mut MessageReader, mut order: BaseOrder, resync: ResyncId, ingest: &Ingest) -> Result<(), End> {

@@ -42,7 +42,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> +
 }
 
 /// BLAKE3 of each block of 64 KiB: fewer where the volume ends, none of a volume that is not there.
-fn hashes(view: &View, volume: VolumeNo, first_block: u64, blocks: u32) -> Result<Vec<Hash>, Refusal> {
+pub fn hashes(view: &View, volume: VolumeNo, first_block: u64, blocks: u32) -> Result<Vec<Hash>, Refusal> {
     let size = view.volumes().iter().find(|known| known.number == volume).map_or(0, |known| known.size.bytes());
     let unit = u64::try_from(UNIT_BYTES).unwrap_or(u64::MAX);
     let end = ((first_block + u64::from(blocks)) * unit).min(size);

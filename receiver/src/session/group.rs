@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use journal::types::{GroupId, Head, Seq, SessionId};
-use journal::wire::{Message, Refusal, RefusalCode};
+use journal::types::GroupId;
+use journal::wire::Message;
 use link::{MessageReader, MessageWriter};
 use tokio::sync::oneshot;
 use tracing::info;
 
-use super::state::{Admit, LiveOrder};
+use super::state::{Admit, LiveOrder, news, superseded};
 use super::{End, Session, check, out_of_place};
-use crate::group::{Attachment, Group, Ingest, MarkReply, Order, Progress};
+use crate::group::{Attachment, Group, Ingest, MarkReply, Order};
 
 /// Marks that an agent may owe us at once.
 const MARKS: usize = 64;
@@ -68,18 +68,6 @@ async fn claim(session: &Session, id: GroupId, name: String) -> Result<Group, En
     Ok(claimed?)
 }
 
-/// What is durable and not yet acknowledged, or why the session is over.
-fn news(now: &Progress, session: SessionId, acked: Option<Seq>) -> Result<Option<Head>, Refusal> {
-    if now.session != session {
-        return Err(superseded());
-    }
-    // What was made durable before the refusal is known to the agent from the head at its next opening.
-    match &now.refused {
-        Some(refused) => Err(refused.clone()),
-        None => Ok(now.head.filter(|head| Some(head.seq) > acked)),
-    }
-}
-
 async fn read(reader: &mut MessageReader, mut order: LiveOrder, ingest: &Ingest, marks: &Marks) -> Result<(), End> {
     while let Some(message) = reader.next().await? {
         match message {
@@ -117,8 +105,4 @@ fn settle(marks: &Marks, request: u64, result: MarkReply) -> Result<(), End> {
         let _ = reply.send(result);
     }
     Ok(())
-}
-
-fn superseded() -> Refusal {
-    Refusal::new(RefusalCode::Superseded, "")
 }

@@ -11,7 +11,7 @@
 //! **Invariant:** a peer holds at most a frame's memory a stream, and what its group's queue lets in.
 
 mod base;
-mod compare;
+pub mod compare;
 mod group;
 mod quic;
 pub mod state;
@@ -104,7 +104,8 @@ fn out_of_place(message: &Message) -> End {
     state::out_of_place(message).into()
 }
 
-fn wire_base(head: log::BaseHead) -> wire::BaseHead {
+/// The end of a base, as it is said.
+pub fn wire_base(head: log::BaseHead) -> wire::BaseHead {
     let log::BaseHead { frame, chain } = head;
     wire::BaseHead { frame, chain }
 }

@@ -11,8 +11,10 @@
 
 use journal::codec::{Body, FrameHeader, FrameKind};
 use journal::frame::Frame;
-use journal::types::{ChainHead, FrameNo, GroupId, Head, ResyncId, Seq};
+use journal::types::{ChainHead, FrameNo, GroupId, Head, ResyncId, Seq, SessionId};
 use journal::wire::{BaseHead, Message, Refusal, RefusalCode};
+
+use crate::group::Progress;
 
 /// What a stream is for, as its first message says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,6 +122,37 @@ impl BaseOrder {
         }
         Ok(admitted)
     }
+}
+
+/// What is durable and not yet acknowledged, or why the session is over.
+pub fn news(now: &Progress, session: SessionId, acked: Option<Seq>) -> Result<Option<Head>, Refusal> {
+    check_session(now, session)?;
+    Ok(now.head.filter(|head| Some(head.seq) > acked))
+}
+
+/// What of a base is durable and not yet acknowledged, or why the session is over.
+pub fn base_news(
+    now: &Progress,
+    session: SessionId,
+    resync: ResyncId,
+    acked: Option<FrameNo>,
+) -> Result<Option<BaseHead>, Refusal> {
+    check_session(now, session)?;
+    let head = now.bases.iter().find(|(known, _)| *known == resync).map(|(_, head)| super::wire_base(*head));
+    Ok(head.filter(|head| Some(head.frame) > acked))
+}
+
+/// What was made durable before a refusal is known to the agent from the head at its next opening.
+fn check_session(now: &Progress, session: SessionId) -> Result<(), Refusal> {
+    if now.session != session {
+        return Err(superseded());
+    }
+    now.refused.clone().map_or(Ok(()), Err)
+}
+
+/// Another session has taken the group.
+pub fn superseded() -> Refusal {
+    Refusal::new(RefusalCode::Superseded, "")
 }
 
 fn check_group(header: &FrameHeader, group: GroupId) -> Result<(), Refusal> {

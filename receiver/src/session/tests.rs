@@ -9,8 +9,8 @@ use journal::codec::{Body, Sealed};
 use journal::frame::Frame;
 use journal::types::{ChainHead, FrameNo, GroupId, Head, ResyncId, Seq, WallTime};
 use journal::wire::{
-    AgentState, BaseHead, Hello, JoinOutcome, JoinRequest, JoinSecret, Message, NoMark, Offer, Progress, ReceiverId,
-    Refusal, RefusalCode, Report,
+    AgentState, BaseHead, Hello, JoinOutcome, JoinRequest, JoinSecret, LagReport, Message, NoMark, Offer, Progress,
+    ReceiverId, Refusal, RefusalCode, Report,
 };
 use link::{Identity, MessageReader, MessageWriter, Purpose, message_stream, refusal_of};
 use quinn::{Connection, Endpoint};
@@ -482,6 +482,7 @@ fn report(group: GroupId, captured: u64) -> Message {
         captured: Seq::new(captured),
         sent: None,
         oldest: None,
+        lag: LagReport::default(),
         spool_bytes: 0,
         spool_limit_bytes: 0,
         progress: Progress::default(),

@@ -1,0 +1,504 @@
+//! The agent: capture, spool, base and sender of one group with one volume, stepped by the world.
+//!
+//! What it decides is the product's; here is only what drives it, as `run`, `sender::live` and `sender::base` do with threads and QUIC.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use agent::base::{BaseReader, BaseSpec, BaseVolume, Hashes, Known, Reads};
+use agent::capture::{Capture, Lost, Terms};
+use agent::hot::Left;
+use agent::run::lineage::{Said, go_on};
+use agent::run::opening::{Told, declare, parent, wanted};
+use agent::run::rungs::{self, Climb, Rung, again, parts, rung};
+use agent::sender::compare::of_blocks;
+use agent::sender::state::{Next, Stream as Sending};
+use agent::sender::window::{Facts as BaseFacts, Step, Window};
+use agent::source::Storage;
+use agent::spool::{Epoch, Found, Home, Spool, Spooler, Then};
+use agent::state::{Action, Facts, GroupState, OpenedEpoch, Stopped, Volume, plan};
+use agent::tap::Tap;
+use journal::codec::{Body, Gap, GapReason, Sealed};
+use journal::disk::sim::Rng;
+use journal::error::{Error, Result};
+use journal::frame::Frame;
+use journal::log::LogOptions;
+use journal::store::View;
+use journal::types::{
+    BootId, ChainHead, Durable, EpochId, Extent, GroupId, Hash, Head, ResyncId, Seq, VolumeNo, VolumeUuid,
+};
+use journal::wire::RebaseReason;
+use receiver::session::compare::hashes;
+
+use crate::client::Client;
+use crate::disk::Machine;
+use crate::source::{SimReads, Source};
+use crate::time::{Clocks, entropy};
+
+pub(crate) const VOLUME: VolumeNo = VolumeNo(0);
+const NAME: &str = "vol0";
+const BLOCK_BYTES: u64 = agent::base::BLOCK_BYTES;
+
+/// What a host has, whether the agent runs or not.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) clocks: Arc<Clocks>,
+    pub(crate) source: Arc<Source>,
+    /// Where the spool is.
+    pub(crate) machine: Machine,
+    /// What the state file says.
+    pub(crate) state: GroupState,
+    pub(crate) client: Arc<Mutex<Client>>,
+    pub(crate) limit_bytes: u64,
+    pub(crate) segment_bytes: u64,
+    pub(crate) terms: Terms,
+    pub(crate) boot: BootId,
+}
+
+/// A run of the agent's process.
+#[derive(Debug)]
+pub(crate) struct Agent {
+    pub(crate) run: Run,
+    /// The end of what the receiver has, as far as this process heard.
+    pub(crate) durable: Option<Head>,
+    pub(crate) session: Option<Session>,
+}
+
+/// What a rebase replaces.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) epoch: EpochId,
+    parent: Option<Head>,
+    pub(crate) spool: Option<Spool>,
+    spooler: Option<Spooler>,
+    pub(crate) capture: Arc<Capture>,
+    pub(crate) stage: Stage,
+    compared_with: Option<Seq>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Stage {
+    Sealed,
+    Wanted(Vec<BaseVolume>),
+    Sending(Box<Base>),
+}
+
+/// A base that is being read.
+pub(crate) struct Base {
+    volumes: Vec<BaseVolume>,
+    pub(crate) resync: ResyncId,
+    reader: BaseReader,
+    view: Theirs,
+    /// All was read, and this is to be sealed.
+    read: Option<Sealed>,
+    window: Window,
+    compared_with: Option<Seq>,
+}
+
+/// The view that a base is compared with: the receiver's, while there is a session.
+type Theirs = Arc<Mutex<Option<Arc<View>>>>;
+
+struct Asked(Theirs);
+
+/// The agent's end of a connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) conn: u64,
+    pub(crate) stream: Sending,
+    /// The group is open.
+    pub(crate) is_open: bool,
+    /// The base that was opened on it; whether the receiver answered.
+    pub(crate) base: Option<(ResyncId, bool)>,
+}
+
+impl fmt::Debug for Base {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Base").field("resync", &self.resync).field("read", &self.read).finish_non_exhaustive()
+    }
+}
+
+impl Hashes for Asked {
+    fn hashes(&mut self, volume: VolumeNo, extent: Extent) -> Result<Vec<Option<Hash>>> {
+        let view = self.0.lock().unwrap().clone().ok_or_else(|| Error::unavailable("no session"))?;
+        let (first, blocks) = (extent.byte() / BLOCK_BYTES, extent.bytes().div_ceil(BLOCK_BYTES));
+        let found = hashes(&view, volume, first, blocks as u32).map_err(Error::from)?;
+        Ok(of_blocks(extent, &found))
+    }
+}
+
+impl Host {
+    fn options(&self) -> LogOptions {
+        LogOptions { group: self.state.id, segment_bytes: self.segment_bytes, entries: false }
+    }
+
+    pub(crate) fn empty_state(id: GroupId) -> GroupState {
+        GroupState {
+            id,
+            name: "db".to_owned(),
+            volumes: BTreeMap::new(),
+            next_volume: VolumeNo(0),
+            epochs: Vec::new(),
+            durable: None,
+            place: None,
+            stopped: None,
+        }
+    }
+
+    /// `Group::start`: finds what the last run left, and begins to capture. `unchanged`: nobody wrote since a clean stop.
+    pub(crate) fn start(&mut self, unchanged: bool) -> Result<Agent> {
+        let size = self.source.size();
+        let fact = Facts {
+            name: NAME.to_owned(),
+            path: PathBuf::new(),
+            size,
+            identity: None,
+            unchanged: self.state.stopped.is_some().then_some(unchanged),
+        };
+        let plan = plan(&self.state, &[fact], false)?;
+        let home: Arc<dyn Home> = Arc::new(self.machine.clone());
+        let found = Found::open_at(home, self.options(), self.limit_bytes, entropy)?;
+        let parent = parent(&self.state, found.head);
+        let action = plan.volumes[0].action;
+        let run = self.begin(found, parent, action, plan.gap.as_ref())?;
+        Ok(Agent { run, durable: None, session: None })
+    }
+
+    fn uuid(&self) -> VolumeUuid {
+        self.state.volumes.get(&VOLUME).map_or(VolumeUuid([3; 16]), |volume| volume.uuid)
+    }
+
+    /// An epoch that continues `parent`, durably, and its run.
+    fn begin(&mut self, found: Found, parent: Option<Head>, action: Action, gap: Option<&Gap>) -> Result<Run> {
+        let (size, uuid) = (self.source.size(), self.uuid());
+        let epoch = EpochId::new(entropy()).unwrap();
+        let chain = parent.map_or(ChainHead::START, |head| head.chain);
+        let (before, seq) = (parent.map(|head| head.epoch), parent.map(|head| head.seq));
+        let volume = Volume { uuid, name: NAME.to_owned(), path: PathBuf::new(), size, identity: None };
+        self.state.begin(OpenedEpoch { id: epoch, parent: before, seq, chain }, BTreeMap::from([(VOLUME, volume)]));
+        let (group, boot, terms) = (self.state.id, self.boot, self.terms);
+        let opened = Epoch { group, id: epoch, boot, parent, continues: gap.is_none(), terms };
+        let clocks: Arc<Clocks> = Arc::clone(&self.clocks);
+        let (spool, capture, spooler) = Spool::begin_stepped(found, &opened, clocks, Box::new(|| {}))?;
+        let left = Left::All { why: String::new() };
+        let told = [Told { number: VOLUME, uuid, name: NAME, path: PathBuf::new(), size, action, left: &left }];
+        declare(&capture, &told, &[], gap);
+        let wanted = wanted(&told, parent);
+        let stage = if wanted.is_empty() { Stage::Sealed } else { Stage::Wanted(wanted) };
+        let source: Arc<dyn Storage> = Arc::clone(&self.source) as Arc<dyn Storage>;
+        let tap = Tap::new(VOLUME, source, Arc::clone(&capture));
+        self.client.lock().unwrap().run_begins(&self.source, tap, &capture);
+        let compared_with = parent.map(|head| head.seq);
+        Ok(Run { epoch, parent, spool: Some(spool), spooler: Some(spooler), capture, stage, compared_with })
+    }
+}
+
+impl Agent {
+    /// The spooler takes what there is; whether anything was.
+    pub(crate) fn spool(&mut self) -> bool {
+        let Some(spooler) = &mut self.run.spooler else { return false };
+        let Some(taken) = spooler.take_now() else { return false };
+        if spooler.step(taken) == Then::End {
+            self.run.spooler = None;
+        }
+        true
+    }
+
+    /// Nothing happened for a while.
+    pub(crate) fn idle(&mut self) {
+        if !self.spool()
+            && let Some(spooler) = &mut self.run.spooler
+        {
+            spooler.step(agent::capture::Taken::Idle);
+        }
+    }
+
+    /// `Group::on_opened`: the receiver says where it is.
+    pub(crate) fn on_opened(&mut self, host: &mut Host, receiver: Option<Head>) -> Result<Next> {
+        while self.spool() {}
+        let spool = self.run.spool.as_ref().ok_or_else(|| Error::unavailable("no spool"))?;
+        match spool.next_after(self.run.parent.map(|head| head.seq)) {
+            Ok(None) => return Err(Error::unavailable("the spool takes nothing")),
+            Err(error) if error.kind() != agent::ErrorKind::NotFound => return Err(error),
+            Ok(Some(_)) | Err(_) => {}
+        }
+        let mut stream = Sending::default();
+        stream.connected();
+        let next = go_on(spool, &host.state, self.durable, receiver, Said::default(), &mut stream)?;
+        if let Next::Rebase { parent, reason } = next {
+            self.rebase(host, parent, reason)?;
+            stream.rebased();
+        }
+        if let Some(session) = &mut self.session {
+            session.stream = stream;
+            session.is_open = true;
+        }
+        if !matches!(next, Next::Refuse(_)) {
+            self.durable = receiver;
+            self.acked(receiver);
+        }
+        Ok(next)
+    }
+
+    fn acked(&self, durable: Option<Head>) {
+        if let (Some(spool), Some(head)) = (&self.run.spool, durable) {
+            spool.acked(Durable(head.seq));
+        }
+    }
+
+    /// The receiver has all up to `head`; whether that is news.
+    pub(crate) fn on_durable(&mut self, head: Head) -> bool {
+        let Some(session) = &mut self.session else { return false };
+        let is_news = session.stream.acknowledged(head).unwrap();
+        if is_news {
+            self.durable = Some(head);
+            self.acked(Some(head));
+        }
+        is_news
+    }
+
+    /// The next frame to be sent.
+    pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>> {
+        let Some(session) = &mut self.session else { return Ok(None) };
+        let Some(after) = session.stream.wants_after() else { return Ok(None) };
+        let spool = self.run.spool.as_ref().ok_or_else(|| Error::unavailable("no spool"))?;
+        let Some(frame) = spool.next_after(after)? else { return Ok(None) };
+        session.stream.frame_sent(frame.end().unwrap(), frame.bytes().len());
+        Ok(Some(frame))
+    }
+
+    /// `Group::rebase`.
+    pub(crate) fn rebase(&mut self, host: &mut Host, parent: Option<Head>, reason: RebaseReason) -> Result<()> {
+        let action = if parent.is_some() { Action::Compare } else { Action::FirstCopy };
+        let gap = Gap { reason: GapReason::UncleanStart, text: format!("{reason:?}") };
+        self.replace(host, parent, action, &gap, |_, _| {})
+    }
+
+    /// `Group::replace`.
+    fn replace(
+        &mut self,
+        host: &mut Host,
+        parent: Option<Head>,
+        action: Action,
+        gap: &Gap,
+        carry: impl FnOnce(&mut Run, &mut Run),
+    ) -> Result<()> {
+        let home: Arc<dyn Home> = Arc::new(host.machine.clone());
+        let mut found = Found::anew_at(home, host.options(), host.limit_bytes, entropy)?;
+        host.state.durable = parent;
+        self.run.capture.end_waiting();
+        (_, found.time) = self.run.capture.last();
+        let mut new = host.begin(found, parent, action, Some(gap))?;
+        carry(&mut self.run, &mut new);
+        self.run = new;
+        Ok(())
+    }
+
+    /// `Group::climb`; what it did.
+    pub(crate) fn climb(&mut self, host: &mut Host) -> Result<Rung> {
+        let run = &mut self.run;
+        if !run.capture.is_tracking() {
+            return Ok(Rung::Stay);
+        }
+        let stage = match &run.stage {
+            Stage::Sealed => rungs::Stage::Sealed,
+            Stage::Wanted(_) => rungs::Stage::Wanted,
+            Stage::Sending(base) => rungs::Stage::Sending { is_there: base.window.whole(base.read).is_some() },
+        };
+        let spool_bytes = run.spool.as_ref().filter(|spool| spool.broken().is_none()).map(|spool| spool.status().bytes);
+        let is_drained = self.durable.map(|head| head.seq) >= run.capture.last_seq();
+        let decided = rung(Climb { stage, spool_bytes, limit_bytes: host.limit_bytes, is_drained });
+        match decided {
+            Rung::Stay => {}
+            Rung::Record => self.record_again(host),
+            Rung::Respool => self.respool(host)?,
+        }
+        Ok(decided)
+    }
+
+    fn record_again(&mut self, host: &Host) {
+        let run = &mut self.run;
+        let Some(lost) = run.capture.resume() else { return };
+        run.compared_with = lost.at;
+        match &mut run.stage {
+            Stage::Sending(base) => {
+                let parts = of(host, lost, &Known::Unknown);
+                base.volumes.extend(parts.iter().cloned());
+                if !parts.is_empty() {
+                    base.read = None;
+                    base.reader.add(parts);
+                }
+            }
+            stage => *stage = Stage::Wanted(of(host, lost, &Known::Compare)),
+        }
+    }
+
+    fn respool(&mut self, host: &mut Host) -> Result<()> {
+        self.run.spool = None;
+        self.run.spooler = None;
+        let Some(parent) = self.durable else { return Ok(()) };
+        let gap = Gap { reason: GapReason::SpoolFull, text: "the spool could not be written".to_owned() };
+        let (volume, size) = (VOLUME, host.source.size());
+        self.replace(host, Some(parent), Action::Continue, &gap, |old, new| {
+            let place = |number| (number == volume).then(|| (PathBuf::new(), size));
+            let lost = parts(old.capture.hand_over(), &Known::Compare, place);
+            let before = match std::mem::replace(&mut old.stage, Stage::Sealed) {
+                Stage::Sealed => Vec::new(),
+                Stage::Wanted(volumes) => volumes,
+                Stage::Sending(base) => base.volumes,
+            };
+            new.stage = Stage::Wanted(again(before.into_iter().chain(lost).collect()));
+        })
+    }
+
+    /// `Group::base`: a base begins to be read if one is wanted.
+    pub(crate) fn begin_base(&mut self, host: &Host, rng: &mut Rng) -> Option<ResyncId> {
+        let run = &mut self.run;
+        let Stage::Wanted(volumes) = &mut run.stage else { return None };
+        let volumes = std::mem::take(volumes);
+        let resync = ResyncId::new(entropy()).unwrap();
+        let spec = BaseSpec { group: host.state.id, epoch: run.epoch, boot: host.boot, resync };
+        let view = Theirs::default();
+        let (source, client, seed) = (Arc::clone(&host.source), Arc::clone(&host.client), rng.u64());
+        let open = move |_: &BaseVolume| {
+            let client = Arc::clone(&client);
+            Ok(Box::new(SimReads {
+                source: Arc::clone(&source),
+                under_way: VecDeque::new(),
+                rng: Rng::new(seed),
+                meanwhile: Arc::new(move || client.lock().unwrap().meanwhile()),
+            }) as Box<dyn Reads>)
+        };
+        let asked = Box::new(Asked(Arc::clone(&view)));
+        let capture = Arc::clone(&run.capture);
+        let reader = BaseReader::through(Box::new(open), spec, volumes.clone(), capture, asked, rng.chance(1, 2));
+        let (read, window, compared_with) = (None, Window::default(), run.compared_with);
+        run.stage = Stage::Sending(Box::new(Base { volumes, resync, reader, view, read, window, compared_with }));
+        Some(resync)
+    }
+
+    /// The reader's thread: reads on, if what it compares with can be asked for. What it read.
+    pub(crate) fn read_base(&mut self, theirs: impl FnOnce(Seq) -> Option<Arc<View>>) -> Option<String> {
+        let durable = self.durable.map(|head| head.seq);
+        let Stage::Sending(base) = &mut self.run.stage else { return None };
+        if base.read.is_some() || base.window.is_full() {
+            return None;
+        }
+        let is_compared = |volume: &BaseVolume| matches!(volume.known, Known::Compare | Known::AllBut(_));
+        if base.volumes.iter().any(is_compared) {
+            let at = base.compared_with?;
+            if durable < Some(at) {
+                return None;
+            }
+            *base.view.lock().unwrap() = Some(theirs(at)?);
+        }
+        Some(match base.reader.next_frame().unwrap() {
+            Some(frame) => {
+                let told = format!("base frame {} {:?}", frame.header().number, frame.header().kind);
+                base.window.push(frame);
+                told
+            }
+            None => {
+                base.read = Some(base.reader.sealed());
+                "all is read".to_owned()
+            }
+        })
+    }
+
+    /// What comes next of the base that is on its way.
+    pub(crate) fn base_step(&mut self) -> Option<(ResyncId, Step)> {
+        let durable = self.durable.map(|head| head.seq);
+        let is_recording = !self.run.capture.is_tracking();
+        let Stage::Sending(base) = &self.run.stage else { return None };
+        let session = self.session.as_ref().filter(|session| session.is_open)?;
+        let is_open = session.base == Some((base.resync, true));
+        let step = base.window.next(BaseFacts { is_open, is_over: false, read: base.read, is_recording });
+        let waits = session.base.is_some_and(|(resync, opened)| resync == base.resync && !opened);
+        // What an earlier run sealed has to be there first.
+        let is_early = base.compared_with.is_some_and(|at| durable < Some(at));
+        (step != Step::Open || !(waits || is_early)).then_some((base.resync, step))
+    }
+
+    /// The next frame of the base, which is sent now.
+    pub(crate) fn base_frame(&mut self) -> Option<Frame> {
+        let Stage::Sending(base) = &mut self.run.stage else { return None };
+        let frame = base.window.unsent().cloned();
+        if frame.is_some() {
+            base.window.frame_sent();
+        }
+        frame
+    }
+
+    /// The receiver says where the base is; false: it starts over.
+    pub(crate) fn on_base_opened(&mut self, head: Option<journal::wire::BaseHead>) -> bool {
+        let Some((resync, opened)) = self.session.as_mut().and_then(|session| session.base.as_mut()) else {
+            return true;
+        };
+        let Stage::Sending(base) = &mut self.run.stage else { return true };
+        if base.resync != *resync {
+            return true;
+        }
+        if base.window.opened(head) {
+            *opened = true;
+            return true;
+        }
+        let volumes = std::mem::take(&mut base.volumes);
+        self.run.stage = Stage::Wanted(again(volumes));
+        false
+    }
+
+    pub(crate) fn on_base_durable(&mut self, head: journal::wire::BaseHead) {
+        let opened = self.session.as_ref().and_then(|session| session.base);
+        if let Stage::Sending(base) = &mut self.run.stage
+            && opened == Some((base.resync, true))
+        {
+            base.window.acknowledged(head).unwrap();
+        }
+    }
+
+    /// `Group::base_ended`, of one that is whole.
+    pub(crate) fn seal(&mut self) -> Option<Seq> {
+        let Stage::Sending(base) = &self.run.stage else { return None };
+        let sealed = base.window.whole(base.read)?;
+        let seq = self.run.capture.record_at_once(Body::Sealed(sealed))?;
+        self.run.stage = Stage::Sealed;
+        Some(seq)
+    }
+
+    /// Whether all is quiet: recorded, spooled, sealed and durable.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        let last = self.run.capture.last_seq();
+        let is_sealed = matches!(self.run.stage, Stage::Sealed);
+        is_sealed
+            && !self.run.capture.is_tracking()
+            && self.session.is_some()
+            && self.durable.map(|head| head.seq) == last
+    }
+
+    /// `Group::save_durable`.
+    pub(crate) fn save_durable(&self, host: &mut Host) {
+        if let Some(head) = self.durable.filter(|head| host.state.is_news(*head)) {
+            host.state.durable = Some(head);
+        }
+    }
+
+    /// `Group::finish`; whether the next run knows that nothing is missing.
+    pub(crate) fn stop(mut self, host: &mut Host) -> bool {
+        self.run.capture.close();
+        while self.spool() {}
+        self.save_durable(host);
+        let is_whole = matches!(self.run.stage, Stage::Sealed);
+        let Some(spool) = self.run.spool.take() else { return false };
+        let Ok(ending) = spool.stop() else { return false };
+        let (true, true, Some(head)) = (is_whole, ending.complete, ending.head) else { return false };
+        host.source.sync().unwrap();
+        host.state.stopped = Some(Stopped { head, proofs: BTreeMap::new() });
+        true
+    }
+}
+
+fn of(host: &Host, lost: Lost, known: &Known) -> Vec<BaseVolume> {
+    let size = host.source.size();
+    parts(lost, known, |number| (number == VOLUME).then(|| (PathBuf::new(), size)))
+}
