@@ -20,6 +20,8 @@ use benches::table::{self, Aim, Row};
 use oracle::{Client, Rng};
 
 const BLOCK: usize = 4096;
+/// How seldom an agent remembers how far the receiver is, and a little more.
+const REMEMBERED: Duration = Duration::from_secs(8);
 
 fn main() -> Result<()> {
     let options = Options::from_args()?;
@@ -229,6 +231,8 @@ fn killed(program: &Path, options: &Options, seed: u64) -> Result<[f64; 4]> {
     // What is compared stands in the log.
     let mut stage = Stage::set_with(program, dir.path(), &source, &["-v"])?;
     stage.live()?;
+    // Until it is remembered how far the receiver is, the log says that all is hot.
+    thread::sleep(REMEMBERED);
     let mut client = Client::connect(&format!("unix:{}", stage.tap().display()), "")?;
     let mut rng = Rng::new(seed);
     let span = volume_bytes(options) / 32 / u64::try_from(BLOCK)?;
@@ -236,7 +240,6 @@ fn killed(program: &Path, options: &Options, seed: u64) -> Result<[f64; 4]> {
         let place = rng.below(span) * u64::try_from(BLOCK)?;
         client.write(place, &data::incompressible(BLOCK, seed ^ round), false)?;
     }
-    // The log expires while nobody tends it; a note of it is a second old at most.
     let before = stage.base_bytes()?;
     stage.restart_agent(true, || Ok(()))?;
     stage.live()?;
