@@ -79,6 +79,7 @@ pub(crate) enum Verb {
     #[command(after_help = "Examples:\n  backspool protect db=/srv/db.img --tracker tap --nbd unix:/run/db.sock\n  \
                             backspool protect db=/srv/db.img --tracker tap --spool-size 20GiB --when-full block-writes\n  \
                             backspool protect db=/srv/db.img --tracker tap --flush durable --flush-wait 2s\n  \
+                            backspool protect db=/srv/db.img --tracker tap --limit 400MiB/s --rpo-warn 5s --rpo-error 60s\n  \
                             backspool protect db=/srv/new.img --tracker tap --replaced")]
     Protect(Protect),
     /// Run the agent, for all groups of the config file
@@ -184,6 +185,15 @@ pub(crate) struct Protect {
     /// How long it waits for a receiver; after that flushes are local until the receiver has caught up [default: 5s]
     #[arg(long, value_name = "DURATION")]
     pub(crate) flush_wait: Option<String>,
+    /// What a group may take of the link, first copies and resyncs within it, as in 400MiB/s [default: all of it]
+    #[arg(long, value_name = "RATE")]
+    pub(crate) limit: Option<String>,
+    /// From which age of the oldest change that is not durable on the log warns, and `status --check` does [default: 5s for the check]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) rpo_warn: Option<String>,
+    /// From which age on it is an error [default: 60s for the check]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) rpo_error: Option<String>,
     #[command(flatten)]
     pub(crate) decided: Decided,
 }
@@ -264,12 +274,12 @@ pub(crate) struct Status {
     /// One line and the exit codes of monitoring plug-ins: 0 ok, 1 warning, 2 critical, 3 unknown
     #[arg(long)]
     pub(crate) check: bool,
-    /// From which recovery point objective on it is a warning
-    #[arg(long, default_value = "5s", value_name = "DURATION", requires = "check")]
-    pub(crate) warn: String,
-    /// From which recovery point objective on it is critical
-    #[arg(long, default_value = "60s", value_name = "DURATION", requires = "check")]
-    pub(crate) crit: String,
+    /// From which recovery point objective on it is a warning [default: the group's `rpo.warn`, else 5s]
+    #[arg(long, value_name = "DURATION", requires = "check")]
+    pub(crate) warn: Option<String>,
+    /// From which recovery point objective on it is critical [default: the group's `rpo.error`, else 60s]
+    #[arg(long, value_name = "DURATION", requires = "check")]
+    pub(crate) crit: Option<String>,
 }
 
 /// `points`

@@ -46,6 +46,21 @@ pub(crate) struct Group {
     pub(crate) flush: Option<Flush>,
     /// How long it waits for a receiver.
     pub(crate) flush_wait: Option<String>,
+    /// What it may take of the link.
+    pub(crate) limit: Option<String>,
+    /// How much may be exposed.
+    #[serde(default)]
+    pub(crate) rpo: Rpo,
+}
+
+/// `rpo` of a group: ages of the oldest change that is not durable
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Rpo {
+    /// From which on the log and the check warn.
+    pub(crate) warn: Option<String>,
+    /// From which on it is an error.
+    pub(crate) error: Option<String>,
 }
 
 /// `spool` of a group
@@ -157,7 +172,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let config = Config::parse(
-            "[agent]\nstate = '/s'\n[[group]]\nname = 'db'\nspool = { size = '1GiB', when_full = 'block-writes' }\nflush = 'durable'\nflush_wait = '2s'\n[[group.volume]]\nname = 'data'\npath = '/dev/vg0/db'\n\
+            "[agent]\nstate = '/s'\n[[group]]\nname = 'db'\nspool = { size = '1GiB', when_full = 'block-writes' }\nflush = 'durable'\nflush_wait = '2s'\nlimit = '400MiB/s'\nrpo = { warn = '5s', error = '60s' }\n[[group.volume]]\nname = 'data'\npath = '/dev/vg0/db'\n\
              tracker = 'tap'\nnbd = 'unix:/run/db.sock'\n[receiver]\nlisten = '0.0.0.0:7440'\nstore = '/store'\nimages = false\n",
         )
         .unwrap();
@@ -169,6 +184,9 @@ mod tests {
         assert_eq!(config.group[0].spool.size.as_deref(), Some("1GiB"));
         assert_eq!(config.group[0].spool.when_full, Some(WhenFull::BlockWrites));
         assert_eq!((config.group[0].flush, config.group[0].flush_wait.as_deref()), (Some(Flush::Durable), Some("2s")));
+        assert_eq!(config.group[0].limit.as_deref(), Some("400MiB/s"));
+        let rpo = &config.group[0].rpo;
+        assert_eq!((rpo.warn.as_deref(), rpo.error.as_deref()), (Some("5s"), Some("60s")));
         let volume = &config.group[0].volume[0];
         assert_eq!((config.group[0].name.as_str(), volume.name.as_str()), ("db", "data"));
         assert_eq!((volume.path.as_path(), volume.tracker), (Path::new("/dev/vg0/db"), Tracker::Tap));
@@ -197,8 +215,10 @@ mod tests {
         check("[agnet]\n", "b.toml line 1: unknown key `agnet`\n  try: `agent`");
         check(
             "[[group]]\nname = 'db'\nfizz = 1\n",
-            "b.toml line 3: unknown key `fizz`\n  try: one of: name, volume, spool, flush, flush_wait",
+            "b.toml line 3: unknown key `fizz`\n  try: one of: name, volume, spool, flush, flush_wait, limit, rpo",
         );
+        check("[[group]]\nname = 'db'\nlimt = '1MiB/s'\n", "b.toml line 3: unknown key `limt`\n  try: `limit`");
+        check("[[group]]\nname = 'db'\nrpo = { warm = '5s' }\n", "b.toml line 3: unknown key `warm`\n  try: `warn`");
     }
 
     #[test]

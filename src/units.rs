@@ -35,6 +35,17 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, Failure> {
     })
 }
 
+/// Reads `400MiB/s`: bytes a second, enough to be of use.
+pub(crate) fn parse_rate(text: &str) -> Result<u64, Failure> {
+    let size = text.trim().strip_suffix("/s").map(parse_size);
+    match size {
+        Some(Ok(bytes)) if bytes >= RATE_MIN => Ok(bytes),
+        Some(Ok(_)) => Err(Failure::argument(format!("{text:?} is too little")).advise("16KiB/s or more")),
+        _ => Err(Failure::argument(format!("{text:?} is not a rate"))
+            .advise("a whole number and a unit of KiB/s, MiB/s or GiB/s, as in `400MiB/s`")),
+    }
+}
+
 /// In whole seconds, never shorter.
 pub(crate) fn whole_seconds(length: Duration) -> u64 {
     length.as_secs() + u64::from(length.subsec_nanos() > 0)
@@ -68,6 +79,8 @@ pub(crate) fn seconds(seconds: f64) -> String {
     }
 }
 
+/// A frame takes a minute at this rate.
+const RATE_MIN: u64 = 16 << 10;
 const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 
 #[cfg(test)]
@@ -102,6 +115,16 @@ mod tests {
         }
         for bad in ["", "0", "MiB", "-1MiB", "1.5GiB", "256MB", "99999999999TiB", "1XiB"] {
             assert_eq!(parse_size(bad).unwrap_err().exit(), 2, "{bad}");
+        }
+    }
+
+    #[test]
+    fn rates_are_read() {
+        for (text, rate) in [("400MiB/s", 400 << 20), ("16KiB/s", 16 << 10), (" 1 GiB/s", 1 << 30)] {
+            assert_eq!(parse_rate(text).unwrap(), rate, "{text}");
+        }
+        for bad in ["", "400MiB", "/s", "0MiB/s", "15KiB/s", "400Mbit/s", "1MiB/m"] {
+            assert_eq!(parse_rate(bad).unwrap_err().exit(), 2, "{bad}");
         }
     }
 

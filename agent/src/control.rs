@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use jiff::Timestamp;
+use journal::disk::RESERVE_BYTES;
 use journal::types::{Seq, WallTime};
 use journal::wire::{AgentState, Pin};
 use local::{ListenError, SocketFile};
@@ -89,7 +90,11 @@ async fn status(State(answers): State<Answers>, Query(which): Query<Which>) -> R
     let groups: Vec<Value> = wanted.map(|group| described(group, answers.receiver)).collect();
     match which.group {
         Some(name) if groups.is_empty() => refused(no_group(&name)),
-        _ => Json(json!({"schema": 1, "groups": groups})).into_response(),
+        _ => {
+            let reserve = answers.groups.first().map(|group| group.reserve());
+            let reserve = reserve.map(|reserve| json!({"bytes": RESERVE_BYTES, "whole": reserve.is_whole()}));
+            Json(json!({"schema": 1, "groups": groups, "reserve": reserve})).into_response()
+        }
     }
 }
 
@@ -115,6 +120,8 @@ fn described(group: &Group, receiver: Pin) -> Value {
     let why = (!why.is_empty()).then(|| why.join("; "));
     let seq = |seq: Option<Seq>| seq.map(Seq::number);
     let durable = seq(link.durable.map(|head| head.seq));
+    let sent = seq(group.sent_to());
+    let rpo = group.rpo();
     let volumes: Vec<Value> = group
         .volumes()
         .iter()
@@ -129,13 +136,18 @@ fn described(group: &Group, receiver: Pin) -> Value {
         "rpo_seconds": link.connected.then_some(age),
         "lag": {"p50_seconds": null, "p99_seconds": null, "max_seconds": null},
         "captured": spool.as_ref().and_then(|spool| seq(spool.captured.0)),
-        "receivers": [{"id": receiver.to_string(), "sent": null, "received": null, "durable": durable, "applied": null}],
+        "receivers": [{"id": receiver.to_string(), "sent": sent, "received": null, "durable": durable, "applied": null}],
         "why": why,
         "window": {"from": null, "to": null},
         "spool": {"bytes": spool.as_ref().map(|spool| spool.bytes), "limit_bytes": spool.as_ref().map(|spool| spool.limit_bytes)},
         "store_bytes": null,
         "volumes": volumes,
         "flush": if group.flushes_wait() { "durable" } else { "local" },
+        "limit_bytes_per_second": group.limit().bytes_per_second(),
+        "rpo": {
+            "warn_seconds": rpo.warn.map(|age| age.as_secs_f64()),
+            "error_seconds": rpo.error.map(|age| age.as_secs_f64()),
+        },
         "next": next.map(|(state, seconds)| json!({"state": state, "seconds": seconds})),
         "progress": {"done_bytes": progress.done_bytes, "total_bytes": progress.total_bytes},
         "gaps_total": null,

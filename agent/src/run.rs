@@ -5,6 +5,7 @@
 //!  stop:  taps ─▶ capture ─▶ what is left is sent, for a while ─▶ spools, proofs of the sources
 //! ```
 
+mod alarm;
 mod begin;
 mod crash;
 mod group;
@@ -25,12 +26,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use journal::disk::Reserve;
 use nbd::{Address, BindError, RemoteClients, Running, Server};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+pub use alarm::Rpo;
 pub use begin::GroupOptions;
 pub(crate) use crash::Verdicts;
 pub(crate) use group::{Group, Link};
@@ -46,6 +49,8 @@ use crate::{Error, Result};
 const GOODBYE: Duration = Duration::from_secs(5);
 /// How often it is remembered how far the receiver is: only so that its losses are noticed.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked whether there is room for the reserve.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// How often it is looked whether a group that only tracks changes can record them again.
 const CLIMB_EVERY: Duration = Duration::from_millis(100);
 
@@ -102,10 +107,11 @@ pub async fn protect(
 ) -> Result<()> {
     let peer = join::peer(&options.state_dir)?;
     let identity = join::identity(&options.state_dir)?;
-    let (options, groups) = blocking(move || {
-        let groups = options.groups.iter().map(|group| Group::start(&options.state_dir, group).map(Arc::new));
+    let (options, reserve, groups) = blocking(move || {
+        let reserve = Arc::new(Reserve::open(&options.state_dir)?);
+        let groups = options.groups.iter().map(|group| Group::start(&options.state_dir, &reserve, group).map(Arc::new));
         let groups: Vec<_> = groups.collect::<Result<_>>()?;
-        Ok((options, groups))
+        Ok((options, reserve, groups))
     })
     .await?;
     let socket = options.socket.clone().unwrap_or_else(|| options.state_dir.join("agent.sock"));
@@ -128,6 +134,7 @@ pub async fn protect(
     let looker = tokio::spawn(look::run(groups.clone()));
     let tender = tokio::spawn(hot::tend(groups.clone()));
     let climber = tokio::spawn(climb(groups.clone()));
+    let keeper = tokio::spawn(keep(reserve));
     events(Event::Ready { volumes, socket });
 
     let refused = tokio::select! {
@@ -152,6 +159,7 @@ pub async fn protect(
     saver.abort();
     looker.abort();
     tender.abort();
+    keeper.abort();
     control.stop().await;
     blocking(move || finish(&groups)).await?;
     events(Event::Stopped);
@@ -225,6 +233,29 @@ async fn save(groups: Vec<Arc<Group>>) {
         if let Err(error) = blocking(move || groups.iter().try_for_each(|group| group.save_durable())).await {
             tracing::error!(?error, "the state cannot be written");
         }
+    }
+}
+
+/// Looks after the reserve, and says when the disk is full and when it is not any more.
+async fn keep(reserve: Arc<Reserve>) {
+    let mut due = interval(KEEP_EVERY);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut was_in_use = false;
+    loop {
+        due.tick().await;
+        let kept = Arc::clone(&reserve);
+        if let Err(error) = blocking(move || kept.tend()).await {
+            tracing::error!(?error, "the reserve cannot be looked after");
+        }
+        let (is_in_use, path) = (reserve.is_in_use(), reserve.path().display());
+        match (was_in_use, is_in_use) {
+            (false, true) => {
+                tracing::error!(%path, "the disk is full: what has to be written is written into the reserve");
+            }
+            (true, false) => tracing::warn!(%path, "the disk has room again"),
+            _ => {}
+        }
+        was_in_use = is_in_use;
     }
 }
 

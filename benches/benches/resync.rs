@@ -1,7 +1,6 @@
 //! What it costs to have only tracked what changed: bytes that are sent afterwards, and memory meanwhile.
 
-use std::fs::{self, File};
-use std::io::Read;
+use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
@@ -19,9 +18,6 @@ use oracle::{Client, Rng};
 
 const BLOCK: u64 = 4096;
 const TIB: u64 = 1 << 40;
-/// In the header of a segment: which kind it is, and the number of bases.
-const KIND_AT: usize = 14;
-const BASE: u8 = 2;
 
 fn main() -> Result<()> {
     let options = Options::from_args()?;
@@ -59,7 +55,7 @@ fn resync(program: &Path, options: &Options, seed: u64) -> Result<(f64, f64, f64
     fs::write(&source, data::incompressible(size, seed))?;
     let stage = Stage::set_with(program, dir.path(), &source, &["--spool-size", "32MiB"])?;
     stage.live()?;
-    let before = base_bytes(&stage.store())?;
+    let before = as_float(stage.base_bytes()?);
     let mut client = Client::connect(&format!("unix:{}", stage.tap().display()), "")?;
     let mut rng = Rng::new(seed);
     let blocks = u64::try_from(size)? / BLOCK;
@@ -77,27 +73,8 @@ fn resync(program: &Path, options: &Options, seed: u64) -> Result<(f64, f64, f64
     stage.hold_receiver(false)?;
     stage.live()?;
     let seconds = start.elapsed().as_secs_f64();
-    let sent = base_bytes(&stage.store())? - before;
+    let sent = as_float(stage.base_bytes()?) - before;
     Ok((sent / 1e6, changed / 1e6, seconds))
-}
-
-/// Bytes of all segments of bases below `dir`.
-fn base_bytes(dir: &Path) -> Result<f64> {
-    let mut sum = 0.0;
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        if path.is_dir() {
-            sum += base_bytes(&path)?;
-        } else if path.extension().is_some_and(|end| end == "seg") {
-            let mut header = [0; 64];
-            let mut file = File::open(&path)?;
-            file.read_exact(&mut header)?;
-            if header.get(KIND_AT) == Some(&BASE) {
-                sum += as_float(file.metadata()?.len());
-            }
-        }
-    }
-    Ok(sum)
 }
 
 /// Mebibytes of a map of 16 TiB in which a block is dirty every so many bytes.

@@ -42,6 +42,13 @@ impl Process {
         Ok(kibibytes / 1024.0)
     }
 
+    /// Bytes it has had read from disks so far.
+    pub fn read_bytes(&self) -> Result<u64> {
+        let io = fs::read_to_string(format!("/proc/{}/io", self.child.id()))?;
+        let line = io.lines().find_map(|line| line.strip_prefix("read_bytes:")).context("no read_bytes")?;
+        Ok(line.trim().parse()?)
+    }
+
     /// Waits until something accepts at `socket`.
     pub fn listens(&mut self, socket: &Path) -> Result<()> {
         let (name, child) = (self.name.clone(), &mut self.child);

@@ -1,5 +1,7 @@
 //! A receiver and an agent as real processes, protecting a volume through the tap.
 
+use std::ffi::OsString;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,10 @@ use serde_json::Value;
 use crate::process::{Process, run, until};
 use crate::table::{Aim, Row};
 
+const AGENT_LOG: &str = "agent.log";
+/// In the header of a segment: which kind it is, and the number of bases.
+const KIND_AT: usize = 14;
+const BASE: u8 = 2;
 /// Name of the only group.
 const GROUP: &str = "bench";
 
@@ -22,6 +28,8 @@ pub struct Stage {
     agent: Process,
     receiver: Process,
     dir: PathBuf,
+    /// What the agent is started with.
+    call: Vec<OsString>,
     started: Instant,
 }
 
@@ -52,10 +60,36 @@ impl Stage {
         let volume = format!("{GROUP}={}", source.display());
         let tap = format!("unix:{}", tap(dir).display());
         let mut protect = command(&["protect", &volume, "--tracker", "tap", "--nbd", &tap, "--state"]);
-        let started = Instant::now();
-        let mut agent = Process::start(protect.arg(&state).args(more), &dir.join("agent.log"))?;
-        agent.listens(&crate::stage::tap(dir))?;
-        Ok(Self { agent, receiver, dir: dir.to_owned(), started })
+        protect.arg(&state).args(more);
+        let call = std::iter::once(protect.get_program()).chain(protect.get_args()).map(ToOwned::to_owned).collect();
+        let (agent, started) = agent(dir, &call)?;
+        Ok(Self { agent, receiver, dir: dir.to_owned(), call, started })
+    }
+
+    /// Stops the agent as one does, or kills it, and starts it again; what is done in between is done by `meanwhile`.
+    pub fn restart_agent(&mut self, kill: bool, meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
+        if kill {
+            self.agent.signal(Signal::KILL)?;
+        }
+        self.agent.stop()?;
+        meanwhile()?;
+        (self.agent, self.started) = agent(&self.dir, &self.call)?;
+        Ok(())
+    }
+
+    /// What the agent that runs has said.
+    pub fn agent_log(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.dir.join(AGENT_LOG))?)
+    }
+
+    /// Bytes that the agent which runs has read from disks.
+    pub fn agent_read_bytes(&self) -> Result<u64> {
+        self.agent.read_bytes()
+    }
+
+    /// Bytes of all that the receiver keeps of first copies, comparisons and resyncs, indexes included.
+    pub fn base_bytes(&self) -> Result<u64> {
+        base_bytes(&self.store())
     }
 
     /// How long ago the agent was started.
@@ -125,6 +159,34 @@ impl Stage {
         };
         Ok(vec![row("agent", &self.agent)?, row("receiver", &self.receiver)?])
     }
+}
+
+/// Starts an agent; returns as soon as its tap accepts.
+fn agent(dir: &Path, call: &Vec<OsString>) -> Result<(Process, Instant)> {
+    let [program, args @ ..] = call.as_slice() else { anyhow::bail!("nothing to call") };
+    let started = Instant::now();
+    let mut agent = Process::start(Command::new(program).args(args), &dir.join(AGENT_LOG))?;
+    agent.listens(&tap(dir))?;
+    Ok((agent, started))
+}
+
+/// Bytes of all segments of bases below `dir`.
+fn base_bytes(dir: &Path) -> Result<u64> {
+    let mut sum = 0;
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            sum += base_bytes(&path)?;
+        } else if path.extension().is_some_and(|end| end == "seg") {
+            let mut header = [0; 64];
+            let mut file = File::open(&path)?;
+            file.read_exact(&mut header)?;
+            if header.get(KIND_AT) == Some(&BASE) {
+                sum += file.metadata()?.len();
+            }
+        }
+    }
+    Ok(sum)
 }
 
 fn tap(dir: &Path) -> PathBuf {

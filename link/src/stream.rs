@@ -3,9 +3,10 @@
 //! A frame is read into one buffer that is used again, and written from the memory it lies in: on its way it is copied
 //! by QUIC only. What the readers of a connection hold together is bounded, however many streams it has.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use journal::error::{Error, Result};
 use journal::frame::{Pool, Pooled};
 use journal::limits::FRAME_BYTES;
@@ -33,7 +34,7 @@ pub fn message_stream(pair: (SendStream, RecvStream)) -> (MessageWriter, Message
 
 /// Both ends of a stream that was just opened or accepted. All streams of the connection share the room.
 pub fn message_stream_in((send, recv): (SendStream, RecvStream), room: &Room) -> (MessageWriter, MessageReader) {
-    (MessageWriter { stream: send }, MessageReader::new(recv, room.clone()))
+    (MessageWriter { stream: send, rest: VecDeque::new() }, MessageReader::new(recv, room.clone()))
 }
 
 /// Memory for the large messages of one connection: while it is used up, nothing more is read, and QUIC's windows bound
@@ -180,6 +181,8 @@ fn cut() -> Error {
 #[derive(Debug)]
 pub struct MessageWriter {
     stream: SendStream,
+    /// What is left of a frame that was begun.
+    rest: VecDeque<Bytes>,
 }
 
 impl MessageWriter {
@@ -200,9 +203,53 @@ impl MessageWriter {
     /// # Panics
     /// If no frame has that length.
     pub async fn send_frame(&mut self, frame: Bytes) -> Result<()> {
+        self.begin_frame(frame);
+        while self.left() > 0 {
+            self.write_some(usize::MAX).await?;
+        }
+        Ok(())
+    }
+
+    /// Begins a frame, which is not copied: [`write_some`](Self::write_some) writes it. Nothing else may be sent before all of it is.
+    ///
+    /// # Panics
+    /// If no frame has that length, or another one is not written yet.
+    pub fn begin_frame(&mut self, frame: Bytes) {
+        assert!(self.rest.is_empty(), "a frame in the middle of another");
         let header = MessageHeader::new(Tag::Frame, frame.len()).encode();
-        let mut chunks = [Bytes::copy_from_slice(&header), frame];
-        self.stream.write_all_chunks(&mut chunks).await.map_err(write_error)
+        self.rest.extend([Bytes::copy_from_slice(&header), frame]);
+    }
+
+    /// Bytes of the frame that are not written yet.
+    pub fn left(&self) -> usize {
+        self.rest.iter().map(Bytes::len).sum()
+    }
+
+    /// Writes up to so many bytes of the frame, as soon as there is room for any in the stream's window: how many it were. May be
+    /// dropped and called again: what was written is kept.
+    pub async fn write_some(&mut self, bytes: usize) -> Result<usize> {
+        let mut left = bytes;
+        let mut parts: Vec<Bytes> = Vec::with_capacity(2);
+        for chunk in &self.rest {
+            let part = chunk.slice(..chunk.len().min(left));
+            left -= part.len();
+            parts.push(part);
+        }
+        parts.retain(|part| !part.is_empty());
+        if parts.is_empty() {
+            return Ok(0);
+        }
+        let written = self.stream.write_chunks(&mut parts).await.map_err(write_error)?.bytes;
+        let mut passed = written;
+        while let Some(chunk) = self.rest.front_mut().filter(|_| passed > 0) {
+            let step = passed.min(chunk.len());
+            chunk.advance(step);
+            passed -= step;
+            if chunk.is_empty() {
+                self.rest.pop_front();
+            }
+        }
+        Ok(written)
     }
 
     /// Streams of higher priority go first; 0 is where all start.
@@ -220,5 +267,14 @@ impl MessageWriter {
     /// Waits until the other side has all that was written before [`finish`](Self::finish), or wants no more.
     pub async fn delivered(&mut self) {
         let _ = self.stream.stopped().await;
+    }
+}
+
+impl Drop for MessageWriter {
+    fn drop(&mut self) {
+        if !self.rest.is_empty() {
+            // Finished, as a dropped stream is, half a frame would be taken for a broken peer. It fails when the stream has ended.
+            let _ = self.stream.reset(close_code(RefusalCode::Internal));
+        }
     }
 }

@@ -187,6 +187,36 @@ async fn messages_arrive_as_they_were_sent() {
     tokio::join!(sender, receiver);
 }
 
+#[tokio::test]
+async fn a_frame_that_is_written_in_parts_arrives_whole_and_half_of_one_not_at_all() {
+    let pair = Pair::new();
+    let (mut ours, mut theirs, _connection) = pair.stream(&hello()).await;
+    let frame = Bytes::from((0..FRAME_BYTES).map(|i| u8::try_from(i % 251).unwrap()).collect::<Vec<_>>());
+    let sender = async {
+        for most in [20_000, 65_536, 1_000_000, usize::MAX].into_iter().cycle().take(40) {
+            ours.0.begin_frame(frame.clone());
+            while ours.0.left() > 0 {
+                // Dropped while it waits: what was written is kept.
+                let written = tokio::time::timeout(Duration::from_micros(200), ours.0.write_some(most));
+                assert!(written.await.map_or(0, Result::unwrap) <= most);
+            }
+        }
+        ours.0.send(&Message::Bye).await.unwrap();
+    };
+    let receiver = async {
+        for _ in 0..40 {
+            assert_eq!(theirs.1.next().await.unwrap(), Some(Message::Frame(frame.clone())));
+        }
+        assert_eq!(theirs.1.next().await.unwrap(), Some(Message::Bye));
+    };
+    tokio::join!(sender, receiver);
+    ours.0.begin_frame(frame.clone());
+    assert_eq!(ours.0.write_some(1000).await.unwrap(), 1000);
+    drop(ours.0);
+    let error = theirs.1.next().await.unwrap_err();
+    assert_eq!(refusal_of(&error).map(|refusal| refusal.code), Some(RefusalCode::Internal), "{error}");
+}
+
 /// What is said on the control stream goes through, however much waits on others.
 #[tokio::test]
 async fn streams_that_nobody_reads_leave_room_for_another() {

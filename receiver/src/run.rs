@@ -10,12 +10,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use journal::disk::Reserve;
 use journal::wire::ReceiverId;
 use link::Identity;
 use quinn::{Endpoint, VarInt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tracing::{info, warn};
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{error, info, warn};
 
 use crate::catalog::{Catalog, StoreDir, StoreId};
 use crate::control::{self, App, socket};
@@ -26,6 +28,9 @@ use crate::session::Sessions;
 /// How long sessions, and then clients of the control socket, may take to end. Both, and the writers' last fdatasync, fit
 /// into the 10 s of a clean stop.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often it is looked whether there is room for the reserve.
+const KEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// How to serve.
 #[derive(Clone, Debug)]
@@ -73,6 +78,7 @@ pub async fn serve(
     let sessions = Arc::new(Sessions::new(Arc::clone(&groups), id));
     let accepting = endpoint.clone();
     let accept = tokio::spawn(async move { sessions.accept(&accepting).await });
+    let keeper = tokio::spawn(keep(Arc::clone(groups.catalog().dir().reserve())));
     info!(%listen, receiver = %id, socket = %socket.path().display(), "ready");
     on_ready(Ready { listen, id, socket: socket.path().to_owned() });
     shutdown.await;
@@ -83,6 +89,7 @@ pub async fn serve(
     // While somebody answers: who finds it dead may replace it.
     drop(socket);
     end("the control socket", control).await;
+    keeper.abort();
     groups.stop().await;
     Ok(())
 }
@@ -96,6 +103,28 @@ async fn open(dir: PathBuf, images: bool) -> Result<(Arc<Groups>, Identity)> {
         Ok((Arc::new(groups), identity))
     });
     opened.await.unwrap_or_else(|_| Err(Error::new(crate::error::Code::FAILED, "the store could not be opened")))
+}
+
+/// Looks after the reserve, and says when the disk is full and when it is not any more.
+async fn keep(reserve: Arc<Reserve>) {
+    let mut due = interval(KEEP_EVERY);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut was_in_use = false;
+    loop {
+        due.tick().await;
+        let kept = Arc::clone(&reserve);
+        // A panic there was reported there.
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || kept.tend()).await {
+            warn!(%error, "the reserve cannot be looked after");
+        }
+        let (is_in_use, path) = (reserve.is_in_use(), reserve.path().display());
+        match (was_in_use, is_in_use) {
+            (false, true) => error!(%path, "the disk is full: what has to be written is written into the reserve"),
+            (true, false) => warn!(%path, "the disk has room again"),
+            _ => {}
+        }
+        was_in_use = is_in_use;
+    }
 }
 
 async fn end_sessions(endpoint: &Endpoint, accept: JoinHandle<()>) {

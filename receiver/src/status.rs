@@ -90,13 +90,16 @@ pub fn document(group: &Group, image: Option<&Image>, receiver: &str, now: Insta
     let report = snapshot.told.as_ref().map(|told| &told.report);
     let lag = report.map(|report| report.lag).unwrap_or_default();
     let durable = seq(facts.durable);
+    // More may have come since the agent spoke.
+    let sent = seq(report.and_then(|report| report.sent.max(facts.durable)));
+    let age = |age: Option<Micros>| age.map(Micros::seconds);
     Ok(json!({
         "name": group.name().as_str(),
         "state": facts.state(),
         "rpo_seconds": facts.rpo(),
         "lag": {"p50_seconds": lag.p50.seconds(), "p99_seconds": lag.p99.seconds(), "max_seconds": lag.max.seconds()},
         "captured": seq(report.and_then(|report| report.captured)),
-        "receivers": [{"id": receiver, "sent": null, "received": durable, "durable": durable, "applied": seq(shown.applied)}],
+        "receivers": [{"id": receiver, "sent": sent, "received": durable, "durable": durable, "applied": seq(shown.applied)}],
         "why": why(&snapshot, &shown),
         "window": {"from": window.map(|(from, _)| rfc3339(from)), "to": window.map(|(_, to)| rfc3339(to))},
         "spool": {
@@ -106,6 +109,11 @@ pub fn document(group: &Group, image: Option<&Image>, receiver: &str, now: Insta
         "progress": {
             "done_bytes": report.map_or(0, |report| report.progress.done_bytes),
             "total_bytes": report.map_or(0, |report| report.progress.total_bytes),
+        },
+        "limit_bytes_per_second": report.and_then(|report| report.limit_bytes_per_second),
+        "rpo": {
+            "warn_seconds": age(report.and_then(|report| report.rpo_warn)),
+            "error_seconds": age(report.and_then(|report| report.rpo_error)),
         },
         "store_bytes": version.as_ref().map_or(0, |version| version.bytes()),
         "volumes": volumes(version.as_deref(), report, image),
@@ -169,11 +177,15 @@ mod tests {
             time: NOW,
             state,
             captured: Seq::new(captured),
+            sent: None,
             oldest: oldest.map(Micros),
             lag: LagReport::default(),
             spool_bytes: 0,
             spool_limit_bytes: 0,
             progress: Progress::default(),
+            limit_bytes_per_second: None,
+            rpo_warn: None,
+            rpo_error: None,
             why: String::new(),
             volumes: Vec::new(),
         }

@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use agent::Address;
 use agent::capture::Terms;
-use agent::run::{Event, GroupOptions, ProtectOptions, protect};
+use agent::run::{Event, GroupOptions, ProtectOptions, Rpo, protect};
 use serde_json::json;
 
 use super::{Context, Outcome, allow_many_files, stopped};
 use crate::args::{Agent, Decided, Flush, Protect, Tracker, WhenFull};
-use crate::config::{Config, Group, Spool, Volume};
+use crate::config::{self, Config, Group, Spool, Volume};
 use crate::error::Failure;
 use crate::names::Name;
-use crate::units::{parse_duration, parse_size};
+use crate::units::{parse_duration, parse_rate, parse_size};
 
 /// `protect`
 pub(super) async fn run(context: &Context, args: &Protect) -> Outcome {
@@ -59,7 +59,16 @@ async fn run_groups(
 /// What the command line names, in the config file's terms.
 fn typed(args: &Protect) -> Result<Vec<Group>, Failure> {
     let spool = || Spool { size: args.spool_size.clone(), when_full: args.when_full };
-    let (flush, flush_wait) = (args.flush, args.flush_wait.clone());
+    let rpo = || config::Rpo { warn: args.rpo_warn.clone(), error: args.rpo_error.clone() };
+    let group = |name: &str, volume: Vec<Volume>| Group {
+        name: name.to_owned(),
+        volume,
+        spool: spool(),
+        flush: args.flush,
+        flush_wait: args.flush_wait.clone(),
+        limit: args.limit.clone(),
+        rpo: rpo(),
+    };
     let mut volumes = Vec::new();
     for text in &args.volumes {
         let Some((name, path)) = text.split_once('=').filter(|(_, path)| !path.is_empty()) else {
@@ -69,14 +78,8 @@ fn typed(args: &Protect) -> Result<Vec<Group>, Failure> {
         volumes.push(Volume { name, path, tracker: args.tracker, nbd: args.nbd.clone() });
     }
     Ok(match &args.group {
-        Some(name) => vec![Group { name: name.clone(), volume: volumes, spool: spool(), flush, flush_wait }],
-        None => volumes
-            .into_iter()
-            .map(|volume| {
-                let (name, flush_wait) = (volume.name.clone(), flush_wait.clone());
-                Group { name, volume: vec![volume], spool: spool(), flush, flush_wait }
-            })
-            .collect(),
+        Some(name) => vec![group(name, volumes)],
+        None => volumes.into_iter().map(|volume| group(&volume.name.clone(), vec![volume])).collect(),
     })
 }
 
@@ -94,8 +97,23 @@ fn checked(group: &Group, decided: Decided) -> Result<GroupOptions, Failure> {
     }
     let spool_limit_bytes = group.spool.size.as_deref().map_or(Ok(SPOOL_BYTES), parse_size)?;
     let Decided { take_over, replaced } = decided;
-    let terms = terms(group)?;
-    Ok(GroupOptions { name: name.to_string(), volumes, spool_limit_bytes, terms, take_over, replaced })
+    let limit_bytes_per_second = group.limit.as_deref().map(parse_rate).transpose()?;
+    let (terms, rpo) = (terms(group)?, rpo(&group.rpo)?);
+    let name = name.to_string();
+    Ok(GroupOptions { name, volumes, spool_limit_bytes, terms, limit_bytes_per_second, rpo, take_over, replaced })
+}
+
+/// How much may be exposed.
+fn rpo(group: &config::Rpo) -> Result<Rpo, Failure> {
+    let age = |text: &Option<String>| text.as_deref().map(parse_duration).transpose();
+    let rpo = Rpo { warn: age(&group.warn)?, error: age(&group.error)? };
+    match rpo {
+        Rpo { warn: Some(warn), error: Some(error) } if warn > error => {
+            let failure = Failure::argument("rpo.warn is longer than rpo.error: nobody would be warned");
+            Err(failure.advise("as in rpo = { warn = \"5s\", error = \"60s\" }"))
+        }
+        rpo => Ok(rpo),
+    }
 }
 
 /// What may be asked of the host.
@@ -168,6 +186,9 @@ mod tests {
             when_full: None,
             flush: None,
             flush_wait: None,
+            limit: None,
+            rpo_warn: None,
+            rpo_error: None,
             decided: Decided::default(),
         }
     }
@@ -199,7 +220,26 @@ mod tests {
         }
         assert_eq!(refused(&volumes(&["a=/a", "a=/b"], Some("db"))), 2);
         assert_eq!(refused(&volumes(&["a=/a"], Some("../db"))), 2);
-        assert_eq!(refused(&Protect { spool_size: Some("much".to_owned()), ..volumes(&["a=/a"], None) }), 2);
+        let text = |text: &str| Some(text.to_owned());
+        for bad in [
+            Protect { spool_size: text("much"), ..volumes(&["a=/a"], None) },
+            Protect { limit: text("400MiB"), ..volumes(&["a=/a"], None) },
+            Protect { rpo_warn: text("soon"), ..volumes(&["a=/a"], None) },
+            Protect { rpo_warn: text("60s"), rpo_error: text("5s"), ..volumes(&["a=/a"], None) },
+        ] {
+            assert_eq!(refused(&bad), 2, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_typed_is_what_the_group_gets() {
+        let text = |text: &str| Some(text.to_owned());
+        let args = Protect { limit: text("400MiB/s"), rpo_warn: text("5s"), ..volumes(&["a=/a", "b=/b"], None) };
+        for group in typed(&args).unwrap() {
+            let options = checked(&group, Decided::default()).unwrap();
+            assert_eq!(options.limit_bytes_per_second, Some(400 << 20));
+            assert_eq!(options.rpo, Rpo { warn: Some(Duration::from_secs(5)), error: None });
+        }
     }
 
     #[test]
@@ -214,6 +254,8 @@ mod tests {
             spool: Spool::default(),
             flush: None,
             flush_wait: None,
+            limit: None,
+            rpo: config::Rpo::default(),
         };
         let (x, y) = (volume("a", Some("unix:/x")), volume("a", Some("127.0.0.1:10809")));
         let groups = [group("g", vec![x, volume("b", None)]), group("h", vec![y])];

@@ -14,7 +14,8 @@ use crate::units::{bytes, parse_duration, seconds};
 
 pub(super) async fn run(context: &Context, args: &Status) -> Outcome {
     let group = args.group.as_deref().map(|group| Name::parse("a group", group)).transpose()?;
-    let limits = Limits { warn: parse_duration(&args.warn)?, critical: parse_duration(&args.crit)? };
+    let typed = |text: &Option<String>| text.as_deref().map(parse_duration).transpose();
+    let limits = Typed { warn: typed(&args.warn)?, critical: typed(&args.crit)? };
     let client = context.either()?;
     if args.check {
         return check(context, ask(&client, group.as_ref()).await, limits);
@@ -37,11 +38,34 @@ async fn ask(client: &Client, group: Option<&Name>) -> Result<Value, Failure> {
     client.get("/v1/status", &query).await
 }
 
-/// Ages of the oldest change that is not durable.
+/// Ages of the oldest change that is not durable, as somebody wants them judged now.
+#[derive(Clone, Copy, Debug, Default)]
+struct Typed {
+    warn: Option<Duration>,
+    critical: Option<Duration>,
+}
+
+/// The same in seconds, as they count for one group.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
-    warn: Duration,
-    critical: Duration,
+    warn: f64,
+    critical: f64,
+}
+
+/// For groups that have none of their own.
+const WARN: f64 = 5.0;
+const CRITICAL: f64 = 60.0;
+
+impl Limits {
+    /// What was typed, else what the group's config says.
+    fn of(group: &Value, typed: Typed) -> Self {
+        let limit = |typed: Option<Duration>, key: &str, default: f64| {
+            let known = || group.get("rpo").and_then(|rpo| rpo.get(key)).and_then(Value::as_f64);
+            typed.map(|limit| limit.as_secs_f64()).or_else(known).unwrap_or(default)
+        };
+        let critical = limit(typed.critical, "error_seconds", CRITICAL);
+        Self { warn: limit(typed.warn, "warn_seconds", WARN), critical }
+    }
 }
 
 /// In the order of monitoring plug-ins' exit codes, which is not the order of badness.
@@ -75,7 +99,7 @@ impl Level {
 }
 
 /// One line, and the exit codes of monitoring plug-ins; also when nobody can be asked.
-fn check(context: &Context, answer: Result<Value, Failure>, limits: Limits) -> Outcome {
+fn check(context: &Context, answer: Result<Value, Failure>, limits: Typed) -> Outcome {
     let (level, about) = match &answer {
         Ok(document) => judge(list(document, "groups"), limits),
         Err(failure) => (Level::Unknown, text(&failure.document(), "message").unwrap_or("?").to_owned()),
@@ -87,8 +111,9 @@ fn check(context: &Context, answer: Result<Value, Failure>, limits: Limits) -> O
     Ok(exit)
 }
 
-fn judge(groups: &[Value], limits: Limits) -> (Level, String) {
-    let each: Vec<(Level, String)> = groups.iter().map(|group| (level(group, limits), brief(group))).collect();
+fn judge(groups: &[Value], limits: Typed) -> (Level, String) {
+    let each: Vec<(Level, String)> =
+        groups.iter().map(|group| (level(group, Limits::of(group, limits)), brief(group))).collect();
     let Some(worst) = each.iter().map(|&(level, _)| level).max_by_key(|level| level.badness()) else {
         return (Level::Unknown, "no groups".to_owned());
     };
@@ -100,8 +125,8 @@ fn level(group: &Value, limits: Limits) -> Level {
     let rpo = group.get("rpo_seconds").and_then(Value::as_f64);
     match (text(group, "state"), rpo) {
         (Some("halted" | "damaged" | "stopped"), _) => Level::Critical,
-        (_, Some(rpo)) if rpo >= limits.critical.as_secs_f64() => Level::Critical,
-        (_, Some(rpo)) if rpo >= limits.warn.as_secs_f64() => Level::Warning,
+        (_, Some(rpo)) if rpo >= limits.critical => Level::Critical,
+        (_, Some(rpo)) if rpo >= limits.warn => Level::Warning,
         (Some("live" | "behind"), Some(_)) => Level::Ok,
         // There are no new points meanwhile.
         (Some(_), _) => Level::Warning,
@@ -152,6 +177,7 @@ fn block(out: &Output, group: &Value) -> String {
     if let (true, Some(used), Some(limit)) = (has_spool, spool("bytes"), spool("limit_bytes")) {
         lines.push(format!("  spool   {used} of {limit}"));
     }
+    lines.extend(number(group, "limit_bytes_per_second").map(|limit| format!("  limit   {}/s", bytes(limit))));
     lines.extend(store.map(|store| format!("  store   {store}")));
     for volume in list(group, "volumes") {
         let mut about = vec![bytes(number(volume, "size_bytes").unwrap_or(0))];
@@ -168,12 +194,10 @@ mod tests {
     use super::*;
     use crate::args::{Color, Global};
 
-    const LIMITS: Limits = Limits { warn: Duration::from_secs(5), critical: Duration::from_secs(60) };
-
     #[track_caller]
     fn check(state: &str, rpo: Option<f64>, expect: Level) {
         let group = json!({"name": "db", "state": state, "rpo_seconds": rpo});
-        assert_eq!(judge(&[group], LIMITS).0, expect, "{state} {rpo:?}");
+        assert_eq!(judge(&[group], Typed::default()).0, expect, "{state} {rpo:?}");
     }
 
     #[test]
@@ -189,13 +213,30 @@ mod tests {
         check("stopped", None, Level::Critical);
         check("halted", Some(0.0), Level::Critical);
         check("damaged", Some(0.0), Level::Critical);
-        assert_eq!(judge(&[], LIMITS).0, Level::Unknown);
+        assert_eq!(judge(&[], Typed::default()).0, Level::Unknown);
+    }
+
+    #[test]
+    fn a_group_brings_its_own_limits_and_what_is_typed_counts_more() {
+        let group = |rpo: f64| {
+            let limits = json!({"warn_seconds": 1.0, "error_seconds": 2.0});
+            json!({"name": "db", "state": "behind", "rpo_seconds": rpo, "rpo": limits})
+        };
+        let none = Typed::default();
+        let levels = [0.9, 1.0, 2.0].map(|rpo| judge(&[group(rpo)], none).0);
+        assert_eq!(levels, [Level::Ok, Level::Warning, Level::Critical]);
+        let typed = Typed { critical: Some(Duration::from_secs(3)), ..none };
+        let levels = [2.0, 3.0].map(|rpo| judge(&[group(rpo)], typed).0);
+        assert_eq!(levels, [Level::Warning, Level::Critical]);
+        // One of them is enough, and a receiver that does not know sends null.
+        let half = json!({"name": "db", "state": "live", "rpo_seconds": 7.0, "rpo": {"warn_seconds": 10.0, "error_seconds": null}});
+        assert_eq!(judge(&[half], none).0, Level::Ok);
     }
 
     #[test]
     fn the_worst_group_decides() {
         let group = |state: &str, rpo: f64| json!({"name": state, "state": state, "rpo_seconds": rpo});
-        let (level, about) = judge(&[group("halted", 0.0), group("live", 0.0)], LIMITS);
+        let (level, about) = judge(&[group("halted", 0.0), group("live", 0.0)], Typed::default());
         assert_eq!((level, about.as_str()), (Level::Critical, "halted halted rpo 0 s, live live rpo 0 s"));
     }
 
@@ -206,12 +247,12 @@ mod tests {
             "name": "db", "state": "live", "rpo_seconds": 0.25, "why": null,
             "lag": {"p50_seconds": 0.001, "p99_seconds": 0.004, "max_seconds": 0.01},
             "window": {"from": "A", "to": "B"}, "spool": {"bytes": 0, "limit_bytes": 8_589_934_592_u64},
-            "store_bytes": 1024, "volumes": [{"name": "db", "size_bytes": 4096, "tracker": "tap", "image": null}],
+            "limit_bytes_per_second": 419_430_400, "store_bytes": 1024, "volumes": [{"name": "db", "size_bytes": 4096, "tracker": "tap", "image": null}],
             "gaps_total": 1}]});
         assert_eq!(
             table(&out, &document),
             "db  live  rpo 250.0 ms\n  lag     p50 1.0 ms, p99 4.0 ms, max 10.0 ms\n  window  A … B\n  \
-             spool   0 B of 8.0 GiB\n  store   1.0 KiB\n  volume  db: 4.0 KiB, tap\n  gaps    1"
+             spool   0 B of 8.0 GiB\n  limit   400.0 MiB/s\n  store   1.0 KiB\n  volume  db: 4.0 KiB, tap\n  gaps    1"
         );
     }
 }

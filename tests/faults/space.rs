@@ -1,7 +1,11 @@
 //! Full disks on either side: the host goes on writing, what was durable stays so, and it is told why nothing goes on.
 
-use std::fs;
-use std::path::Path;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
 
 use crate::common::cluster::{Cluster, at, random};
 use crate::common::tools::{Loop, Mounted};
@@ -24,10 +28,148 @@ fn write_until(cluster: &Cluster, what: &str, enough: impl Fn() -> bool) {
 }
 
 /// Room that can be given back.
-fn ballast(dir: &Path, bytes: usize) -> std::path::PathBuf {
+fn ballast(dir: &Path, bytes: usize) -> PathBuf {
     let path = dir.join("ballast");
     fs::write(&path, random(7, bytes)).unwrap();
     path
+}
+
+/// Somebody else's file, which takes all that is left, to the last block.
+fn fill(dir: &Path) -> PathBuf {
+    let path = dir.join("filler");
+    let mut file = File::create(&path).unwrap();
+    for size in [1 << 20, 4096, 4096] {
+        let block = random(8, size);
+        while file.write_all(&block).is_ok() {}
+        // What the kernel has put off takes its room, too.
+        file.sync_all().unwrap();
+    }
+    path
+}
+
+/// Bytes that a reserve keeps.
+fn kept(dir: &Path) -> u64 {
+    fs::metadata(dir.join("reserve")).unwrap().blocks() * 512
+}
+
+#[track_caller]
+fn wait_kept(cluster: &Cluster, dir: &Path) {
+    wait_for("a reserve", || (kept(dir) >= 16 << 20).then_some(()), || cluster.words());
+}
+
+/// An agent of which the state directory is on a disk without a byte left: what it has to write it writes all the same.
+#[test]
+fn an_agent_on_a_full_disk_marks_stops_and_starts_as_ever() {
+    let mut cluster = Cluster::new();
+    blank(&cluster.path("disk.img"), 160 << 20);
+    let Some(disk) = Loop::on(&cluster.path("disk.img")) else { return };
+    let mounted = Mounted::ext4(&disk.device, cluster.path("mnt"));
+    cluster.state = mounted.dir.join("state");
+    fs::write(&cluster.source, random(1, SIZE)).unwrap();
+    cluster.begin();
+    cluster.settle();
+    wait_kept(&cluster, &cluster.state);
+    let gaps = cluster.gaps().len();
+
+    let filler = fill(&mounted.dir);
+    for round in 0..4 {
+        cluster.write(round << 20, &random(20 + round, 4096));
+        cluster.mark(&format!("full-{round}"));
+        cluster.stop_agent();
+        cluster.start_agent();
+        cluster.settle();
+        assert_eq!(cluster.gaps().len(), gaps, "a clean stop on a full disk is believed");
+    }
+    assert_eq!(kept(&cluster.state), 0, "the reserve is in use");
+    assert_eq!(cluster.read("mark:full-2", 2 << 20, 4096).unwrap().unwrap(), random(22, 4096));
+
+    // More than the rest of it holds, while nobody takes anything: the host does not notice.
+    cluster.receiver.as_ref().unwrap().signal(Signal::STOP);
+    write_until(&cluster, "tracking", || cluster.agent_status()["state"] == "tracking");
+    let why = cluster.agent_status()["why"].clone();
+    assert!(why.as_str().is_some_and(|why| why.contains("the disk of the spool is full")), "{why}");
+    cluster.write(0, &random(30, BLOCK));
+    cluster.receiver.as_ref().unwrap().signal(Signal::CONT);
+    fs::remove_file(filler).unwrap();
+    cluster.settle();
+    wait_kept(&cluster, &cluster.state);
+    assert_eq!(cluster.gaps().len(), gaps + 1);
+    assert!(cluster.agent_status()["why"].is_null());
+    cluster.assert_same();
+    // Killed with a disk that is full again: what the start has to write finds room.
+    let filler = fill(&mounted.dir);
+    cluster.kill_agent();
+    cluster.start_agent();
+    cluster.settle();
+    cluster.assert_same();
+    fs::remove_file(filler).unwrap();
+    wait_kept(&cluster, &cluster.state);
+    cluster.stop_agent();
+    cluster.stop_receiver();
+}
+
+/// A receiver of which the store is on a disk without a byte left.
+#[test]
+fn a_receiver_on_a_full_disk_writes_what_it_has_to() {
+    let mut cluster = Cluster::new();
+    blank(&cluster.path("disk.img"), 192 << 20);
+    let Some(disk) = Loop::on(&cluster.path("disk.img")) else { return };
+    let mounted = Mounted::ext4(&disk.device, cluster.path("mnt"));
+    cluster.store = mounted.dir.join("store");
+    fs::write(&cluster.source, random(1, SIZE)).unwrap();
+    cluster.begin();
+    cluster.settle();
+    cluster.mark("before");
+    cluster.write(0, &random(2, BLOCK));
+    cluster.settle();
+    let (before, after) = (cluster.image("mark:before"), fs::read(&cluster.source).unwrap());
+    let applied = || {
+        let receiver = cluster.status()["receivers"][0].clone();
+        (!receiver["applied"].is_null() && receiver["applied"] == receiver["durable"]).then_some(())
+    };
+    wait_for("applied", applied, || cluster.words());
+    wait_kept(&cluster, &cluster.store);
+    let gaps = cluster.gaps().len();
+
+    let filler = fill(&mounted.dir);
+    cluster.mark("full");
+    assert!(cluster.image("mark:full") == after);
+    let image = PathBuf::from(cluster.status()["volumes"][0]["image"].as_str().unwrap());
+    cluster.ask(&["rollback", "db", "--at", "mark:before", "--yes"]).document();
+    assert!(fs::read(&image).unwrap() == before, "the image is rolled back");
+    cluster.ask(&["rollback", "db", "--undo", "--yes"]).document();
+    cluster.invitation("another", &[]);
+    cluster.stop_receiver();
+    cluster.start_receiver();
+    cluster.settle();
+    // A comparison that finds nothing is begun and sealed; an older one is dropped.
+    for _ in 0..2 {
+        cluster.kill_agent();
+        cluster.start_agent();
+        cluster.settle();
+    }
+    assert_eq!(cluster.gaps().len(), gaps + 2);
+    assert_eq!(kept(&cluster.store), 0, "the reserve is in use");
+    cluster.assert_same();
+
+    // Data finds no room, and is not lost by that.
+    write_until(&cluster, "refused", || cluster.state() == "stopped");
+    let status = cluster.status();
+    assert!(status["why"].as_str().unwrap().contains("no space left"), "{status}");
+    assert!(cluster.image("mark:full") == after);
+    let durable = status["receivers"][0]["durable"].as_u64();
+    cluster.kill_receiver();
+    cluster.start_receiver();
+    assert!(cluster.image("mark:before") == before, "the past is there");
+    assert!(cluster.status()["receivers"][0]["durable"].as_u64() >= durable);
+    fs::remove_file(filler).unwrap();
+    cluster.settle();
+    wait_kept(&cluster, &cluster.store);
+    assert_eq!(cluster.gaps().len(), gaps + 2, "all of it was kept by the agent");
+    cluster.assert_same();
+    assert_eq!(cluster.ask(&["verify", "db"]).document()["ok"], true);
+    cluster.stop_agent();
+    cluster.stop_receiver();
 }
 
 #[test]

@@ -11,9 +11,11 @@ mod common;
 
 mod cuts;
 mod honest;
+mod limit;
 mod mtu;
 mod peers;
 mod restarts;
+mod rpo;
 mod spaces;
 mod story;
 mod versions;

@@ -102,6 +102,8 @@ impl Pair {
                 volumes: vec![("db".to_owned(), self.path("source.img"))],
                 spool_limit_bytes: 1 << 30,
                 terms: agent::capture::Terms::default(),
+                limit_bytes_per_second: None,
+                rpo: agent::run::Rpo::default(),
                 take_over: false,
                 replaced: false,
             }],

@@ -54,7 +54,8 @@ impl Receiver {
     pub(crate) fn start(machine: &Machine, id: GroupId, next_session: u64) -> Self {
         let name = |text| Name::parse(text).unwrap();
         let entry = GroupEntry { id, name: name("db"), agent: name("web") };
-        let opening = Opening { disk: machine.disk(), segment_bytes: SEGMENT_BYTES, entropy, now: receiver_now };
+        let opening =
+            Opening { disk: machine.disk(), reserve: None, segment_bytes: SEGMENT_BYTES, entropy, now: receiver_now };
         let (group, writer) = stepped(entry, opening);
         Self { group, writer, sessions: BTreeMap::new(), next_session }
     }

@@ -8,14 +8,16 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use journal::codec::{Gap, GapReason};
+use journal::disk::Reserve;
 use journal::types::{BootId, ChainHead, EpochId, GroupId, Head, Sectors, VolumeNo, VolumeUuid};
 use journal::wire::RebaseReason;
 use tokio::sync::{Notify, watch};
 
+use super::alarm::{Alarm, Rpo};
 use super::crash::{self, Crash, Verdicts};
 use super::group::{Group, Link, Run, Stage, Volume};
 use super::hot::{HotLogs, Logs};
@@ -24,8 +26,9 @@ use super::switch::Switch;
 use super::unread::unread;
 use crate::capture::{SystemClock, Terms, boot_id};
 use crate::hot::{Claim, Left};
+use crate::sender::Limit;
 use crate::source::{Source, Storage, refuse_inside};
-use crate::spool::{Epoch, Found, Spool, sweep};
+use crate::spool::{Epoch, Found, Room, Spool, sweep};
 use crate::state::{self, Action, Facts, GroupState, Groups, OpenedEpoch, Plan, Stopped, plan};
 use crate::tap::Tap;
 use crate::{Error, Result};
@@ -41,6 +44,10 @@ pub struct GroupOptions {
     pub spool_limit_bytes: u64,
     /// What capture may ask of the host.
     pub terms: Terms,
+    /// Bytes a second that all its frames may take of the link; `None`: as many as go through.
+    pub limit_bytes_per_second: Option<u64>,
+    /// From when on a person wants to hear what is exposed.
+    pub rpo: Rpo,
     /// This agent goes on with the group, whoever wrote it last.
     pub take_over: bool,
     /// A source may be another file or device than before.
@@ -72,7 +79,7 @@ pub(super) struct Subject<'a> {
 
 impl Group {
     /// Takes the group, opens its sources, and begins to capture; what its exports are given is captured from then on.
-    pub(super) fn start(state_dir: &Path, options: &GroupOptions) -> Result<Self> {
+    pub(super) fn start(state_dir: &Path, reserve: &Arc<Reserve>, options: &GroupOptions) -> Result<Self> {
         // Sources first: of what cannot be protected nothing is remembered.
         let mut sources = Vec::new();
         for (name, path) in &options.volumes {
@@ -80,17 +87,19 @@ impl Group {
             refuse_inside(state_dir, &source)?;
             sources.push(source);
         }
-        let mut state = Groups::open(state_dir)?.claim(&options.name, link::random)?;
+        let mut state =
+            Groups::open(state_dir)?.with_reserve(Arc::clone(reserve)).claim(&options.name, link::random)?;
         let facts = facts(state.state(), &options.volumes, &sources)?;
         // Beside a copied state stands a copied source; whether they may go on is decided with the receiver.
         let mut plan = plan(state.state(), &facts, options.replaced || state.is_copied())?;
         warn_of_changes(&plan);
         sweep(&state.spool_dir());
-        let found = Found::open(&state.spool_dir(), state.state().id, options.spool_limit_bytes, link::random)?;
+        let room = Room { limit_bytes: options.spool_limit_bytes, reserve: Some(Arc::clone(reserve)) };
+        let found = Found::open(&state.spool_dir(), state.state().id, room, link::random)?;
         let parent = parent(state.state(), found.head);
         let (id, boot, wake) = (state.state().id, boot_id()?, Arc::new(Notify::new()));
         let names = options.volumes.iter().map(|(name, _)| name.as_str());
-        let logs = Logs::beside(&state.spool_dir(), boot)?;
+        let logs = Logs::beside(&state.spool_dir(), boot, reserve)?;
         let subjects = subjects(&state, &plan, names, &sources, (&logs, parent))?;
         if let Some(gap) = &mut plan.gap {
             say_what_is_compared(gap, &subjects);
@@ -122,7 +131,12 @@ impl Group {
             name: options.name.clone(),
             boot,
             spool_limit_bytes: options.spool_limit_bytes,
+            reserve: Arc::clone(reserve),
             terms: options.terms,
+            limit: Limit::new(options.limit_bytes_per_second),
+            rpo: options.rpo,
+            alarm: Mutex::new(Alarm::default()),
+            sent: AtomicU64::new(0),
             volumes: volumes.collect(),
             state: Mutex::new(state),
             run: RwLock::new(run),
@@ -173,12 +187,13 @@ impl Group {
         let (mut found, epoch, hot, dir) = {
             let mut state = self.state();
             let dir = state.spool_dir();
-            let found = Found::anew(&dir, self.id, self.spool_limit_bytes, link::random)?;
+            let room = Room { limit_bytes: self.spool_limit_bytes, reserve: Some(Arc::clone(&self.reserve)) };
+            let found = Found::anew(&dir, self.id, room, link::random)?;
             let epoch = open_epoch(&mut state, parent, remembered(&subjects)?)?;
             state.set_durable(parent)?;
             // The old logs are of an epoch that is not the last any more: they mean that all is to be compared, and so do the new ones.
             self.read().hot.values().for_each(|hot| hot.retire());
-            let hot = hot_logs(&Logs::beside(&dir, self.boot)?, self.id, epoch, &subjects)?;
+            let hot = hot_logs(&Logs::beside(&dir, self.boot, &self.reserve)?, self.id, epoch, &subjects)?;
             (found, epoch, hot, dir)
         };
         let (old, narrowed) = {

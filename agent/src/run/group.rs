@@ -1,15 +1,17 @@
 //! One group that is being protected, as the sender, the control socket and the end of the process see it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use journal::codec::{Body, Sealed};
+use journal::disk::Reserve;
 use journal::frame::Frame;
 use journal::types::{BootId, Durable, EpochId, GroupId, Head, ResyncId, Seq, VolumeNo, VolumeUuid, WallTime};
 use journal::wire::Refusal;
 use tokio::sync::{Notify, watch};
 
+use super::alarm::{Alarm, Rpo};
 use super::crash::Crash;
 use super::hot::HotLogs;
 use super::lineage::{Said, go_on, is_lost};
@@ -18,8 +20,8 @@ use super::rungs::again;
 use super::switch::Switch;
 use crate::base::{BaseSpec, BaseVolume};
 use crate::capture::{Capture, Terms};
-use crate::sender::Base;
-use crate::sender::state::{Next, Stream};
+use crate::sender::state::{FAST_BYTES, Next, Stream};
+use crate::sender::{Base, Limit};
 use crate::source::{Source, Storage};
 use crate::spool::{Spool, SpoolStatus};
 use crate::state;
@@ -35,7 +37,14 @@ pub(crate) struct Group {
     pub(super) name: String,
     pub(super) boot: BootId,
     pub(super) spool_limit_bytes: u64,
+    /// Of the state directory, for all groups of the process.
+    pub(super) reserve: Arc<Reserve>,
     pub(super) terms: Terms,
+    pub(super) limit: Limit,
+    pub(super) rpo: Rpo,
+    pub(super) alarm: Mutex<Alarm>,
+    /// The last place that was sent to the receiver; 0: none.
+    pub(super) sent: AtomicU64,
     pub(super) volumes: Vec<Volume>,
     pub(super) state: Mutex<state::Group>,
     pub(super) run: RwLock<Run>,
@@ -167,6 +176,7 @@ impl Group {
         self.link.send_modify(|link| *link = Link { connected: true, durable, ..Link::default() });
         self.no_crash_any_more();
         self.was_connected.store(true, Ordering::Relaxed);
+        self.sent.store(Seq::encode(durable.map(|head| head.seq)), Ordering::Relaxed);
         self.acked(durable);
     }
 
@@ -216,8 +226,34 @@ impl Group {
         });
     }
 
-    /// Whether compressing pays.
+    /// All up to `seq` was sent.
+    pub(crate) fn sent(&self, seq: Seq) {
+        self.sent.store(seq.number(), Ordering::Relaxed);
+    }
+
+    /// The end of what was sent, or was there before it.
+    pub(crate) fn sent_to(&self) -> Option<Seq> {
+        Seq::new(self.sent.load(Ordering::Relaxed))
+    }
+
+    /// What its frames may take of the link.
+    pub(crate) fn limit(&self) -> &Limit {
+        &self.limit
+    }
+
+    /// Room for what has to be written when the disk of the state directory is full.
+    pub(crate) fn reserve(&self) -> &Reserve {
+        &self.reserve
+    }
+
+    /// From when on a person wants to hear what is exposed.
+    pub(crate) fn rpo(&self) -> Rpo {
+        self.rpo
+    }
+
+    /// Whether compressing pays; below a low limit it does, however fast the link is.
     pub(crate) fn link_is_fast(&self, fast: bool) {
+        let fast = fast && self.limit.bytes_per_second().is_none_or(|limit| limit >= FAST_BYTES);
         self.link_is_fast.store(fast, Ordering::Relaxed);
         // Without a spool there is nothing to compress.
         let _ = self.spool(|spool| spool.set_link_is_fast(fast));

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use journal::disk::{Disk, FileDisk};
+use journal::disk::{Disk, FileDisk, Reserve};
 use journal::types::{BootId, EpochId, GroupId, Seq, VolumeNo, VolumeUuid, WallTime};
 use tokio::task::spawn_blocking;
 use tokio::time::{MissedTickBehavior, interval};
@@ -36,8 +36,9 @@ pub(super) struct Logs {
 
 impl Logs {
     /// Beside the spool.
-    pub(super) fn beside(spool: &Path, boot: BootId) -> Result<Self> {
-        Ok(Self { disk: Arc::new(FileDisk::create(spool.with_file_name("hot"))?), boot })
+    pub(super) fn beside(spool: &Path, boot: BootId, reserve: &Arc<Reserve>) -> Result<Self> {
+        let disk = FileDisk::create(spool.with_file_name("hot"))?.with_reserve(Some(Arc::clone(reserve)));
+        Ok(Self { disk: Arc::new(disk), boot })
     }
 
     /// Removes the logs of volumes that are none any more.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use journal::codec::{Gap, GapReason};
+use journal::disk::RESERVE_BYTES;
 use journal::types::{Head, Sectors, VolumeNo};
 use rustix::fs::statvfs;
 
@@ -34,7 +35,13 @@ impl Group {
                 Stage::Wanted(_) => Base::Wanted,
                 Stage::Sending(base, _) => Base::Sending { is_there: base.whole().is_some() },
             };
-            let spool = run.spool.as_ref().filter(|spool| spool.broken().is_none()).map(|spool| spool.status().bytes);
+            let written = run.spool.as_ref().filter(|spool| spool.broken().is_none());
+            let full = written.filter(|spool| spool.has_no_room().is_some()).map(|spool| spool.status().bytes);
+            if full.is_some_and(|bytes| !self.would_have_room(bytes)) {
+                // Others have the disk: without what the spool has there would not be enough either.
+                return Ok(());
+            }
+            let spool = written.filter(|_| full.is_none()).map(|spool| spool.status().bytes);
             let is_drained = durable.map(|head| head.seq) >= run.capture.last_seq();
             match rung(Climb { stage, spool_bytes: spool, limit_bytes: self.spool_limit_bytes, is_drained }) {
                 Rung::Stay => return Ok(()),
@@ -47,6 +54,7 @@ impl Group {
             drop(spool);
             give_up(&dir, link::random)?;
         }
+        self.reserve.tend()?;
         match durable {
             Some(head) if self.has_room()? => self.respool(head),
             _ => Ok(()),
@@ -89,11 +97,18 @@ impl Group {
         Some((volume.source.handle_path(), volume.source.size()))
     }
 
+    /// Whether there would be room for a spool if this one, with so many bytes, were gone.
+    fn would_have_room(&self, bytes: u64) -> bool {
+        let free = self.reserve.free_bytes().unwrap_or(0);
+        free.saturating_add(bytes) >= ROOM_BYTES.min(self.spool_limit_bytes) + RESERVE_BYTES / 2
+    }
+
     /// Whether it makes sense to write a spool there again.
     fn has_room(&self) -> Result<bool> {
         let dir = self.state().spool_dir();
         let found = statvfs(dir.parent().unwrap_or(&dir)).map_err(crate::Error::from)?;
-        Ok(found.f_bavail.saturating_mul(found.f_frsize) >= ROOM_BYTES.min(self.spool_limit_bytes))
+        Ok(self.reserve.has_room_for(0)
+            && found.f_bavail.saturating_mul(found.f_frsize) >= ROOM_BYTES.min(self.spool_limit_bytes))
     }
 
     /// Begins a run with an empty spool where the receiver is, for the old one cannot be written any more. What changed meanwhile is

@@ -48,6 +48,15 @@ impl Rate {
     }
 }
 
+/// Not before so many bytes were sent under a limit, whatever was seen so far.
+pub(super) fn not_before(seen: Option<f64>, bytes: u64, limit: Option<u64>) -> Option<f64> {
+    let least = limit.map(|limit| as_float(bytes) / as_float(limit.max(1)));
+    match (seen, least) {
+        (Some(seen), Some(least)) => Some(seen.max(least)),
+        (seen, least) => seen.or(least),
+    }
+}
+
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
 fn as_float(bytes: u64) -> f64 {
     bytes as f64
@@ -73,5 +82,14 @@ mod tests {
         let left = rate.reaches(0).unwrap();
         assert!((230.0..240.0).contains(&left), "{left}");
         assert_eq!(rate.reaches(5000), None);
+    }
+
+    #[test]
+    fn nothing_is_over_before_all_of_it_could_be_sent() {
+        assert_eq!(not_before(Some(3.0), 1000, None), Some(3.0));
+        assert_eq!(not_before(Some(3.0), 1000, Some(100)), Some(10.0), "what is in memory is read at once");
+        assert_eq!(not_before(Some(30.0), 1000, Some(100)), Some(30.0));
+        assert_eq!(not_before(None, 1000, Some(100)), Some(10.0));
+        assert_eq!(not_before(None, 1000, None), None);
     }
 }

@@ -1,11 +1,15 @@
 //! What a group says of itself: its rung of the ladder, why, and how long until the next one at this rate.
 
 use std::fmt::Write;
+use std::sync::PoisonError;
+use std::time::Duration;
 
-use journal::types::Micros;
+use journal::types::{Micros, WallTime};
 use journal::wire::{AgentState, Progress, Report, TrackerKind, VolumeReport};
 
+use super::alarm::Level;
 use super::group::{Group, Stage, no_spool};
+use super::rates::not_before;
 use crate::base::{BaseVolume, Known};
 use crate::capture::{CaptureState, Clock, SystemClock};
 use crate::spool::Spool;
@@ -31,6 +35,47 @@ impl Group {
         let mut rates = self.rates();
         rates.spool.observe(now, spool);
         rates.base.observe(now, base);
+        drop(rates);
+        self.alarm(now);
+    }
+
+    /// Says when more is exposed than was agreed, and when that is over.
+    fn alarm(&self, now: WallTime) {
+        let exposed = Duration::from_micros(self.exposed().map_or(0, |age| age.0));
+        let mut alarm = self.alarm.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(level) = alarm.observe(self.rpo, exposed, Duration::from_micros(now.0)) else { return };
+        drop(alarm);
+        let why = self.condition().why;
+        let threshold = self.rpo.threshold(level).map_or(0.0, |threshold| threshold.as_secs_f64());
+        let age = lasting(exposed.as_secs_f64());
+        let group = self.name();
+        match level {
+            Level::Error => tracing::error!(
+                group,
+                age,
+                why,
+                "the oldest change that is not durable is older than rpo.error, {threshold} s"
+            ),
+            Level::Warn => tracing::warn!(
+                group,
+                age,
+                why,
+                "the oldest change that is not durable is older than rpo.warn, {threshold} s"
+            ),
+            Level::Fine => {
+                tracing::warn!(group, age, "no change that is not durable is older than rpo allows any more");
+            }
+        }
+    }
+
+    /// Age of the oldest change that is not known to be within a durable point.
+    fn exposed(&self) -> Option<Micros> {
+        let spool = self.spool_status();
+        let gap = self.read().capture.gap_age();
+        // What the spooler has not got yet has no age there, but it is not nothing.
+        let unspooled = spool.as_ref().is_some_and(|spool| spool.captured.0 > spool.spooled).then_some(Micros(1));
+        let unsent = spool.and_then(|spool| spool.oldest).or(unspooled);
+        gap.into_iter().chain(unsent).max()
     }
 
     /// What it does, and why.
@@ -39,9 +84,22 @@ impl Group {
         let run = self.read();
         let capture = run.capture.state();
         let base = progress(&run.stage, 0);
-        let left = || rates.base.reaches(base.total_bytes);
+        // With a limit it is known how long what is there takes at least; without a receiver nobody knows.
+        let limit = self.limit.bytes_per_second().filter(|_| self.link.borrow().connected);
+        let spooled = run.spool.as_ref().map_or(0, |spool| spool.status().bytes);
+        let left = || {
+            let read = match &run.stage {
+                Stage::Sending(base, _) => base.unsent_bytes(),
+                Stage::Sealed | Stage::Wanted(_) => 0,
+            };
+            // Before anything is read, that takes longer.
+            let seen = rates.base.reaches(base.total_bytes)?;
+            not_before(Some(seen), spooled + read, limit)
+        };
         if let CaptureState::Tracking { why, .. } = capture {
-            let next = rates.spool.reaches(self.spool_limit_bytes / 2).map(|seconds| ("resync", seconds));
+            let half = self.spool_limit_bytes / 2;
+            let next = not_before(rates.spool.reaches(half), spooled.saturating_sub(half), limit);
+            let next = next.map(|seconds| ("resync", seconds));
             let mut why = format!("{why}; {} changed since and will be read again", shown(run.capture.dirty_bytes()));
             if !matches!(run.stage, Stage::Sealed) {
                 _ = write!(why, ", beside {} of an earlier resync", shown(base.total_bytes - base.done_bytes));
@@ -72,8 +130,14 @@ impl Group {
             let why = format!("{} wait in the spool", shown(spool.bytes));
             return Condition { state: AgentState::Spooling, why: and_when(why, next), next };
         }
+        let full = self.reserve.is_in_use().then(|| {
+            format!(
+                "the disk with {} is full: what has to be written is written into its reserve",
+                self.reserve.path().display()
+            )
+        });
         let unconfirmed = run.capture.unconfirmed().map(|why| format!("flushes do not wait for the receiver: {why}"));
-        let why = self.concern().or(unconfirmed).unwrap_or_default();
+        let why = self.concern().or(full).or(unconfirmed).unwrap_or_default();
         Condition { state: AgentState::Running, why, next: None }
     }
 
@@ -82,19 +146,21 @@ impl Group {
         let Condition { state, why, .. } = self.condition();
         let spool = self.spool_status();
         let tracker = TrackerKind::Tap;
-        let gap = self.read().capture.gap_age();
-        // What the spooler has not got yet has no age there, but it is not nothing.
-        let unspooled = spool.as_ref().is_some_and(|spool| spool.captured.0 > spool.spooled).then_some(Micros(1));
-        let unsent = spool.as_ref().and_then(|spool| spool.oldest).or(unspooled);
+        let oldest = self.exposed();
+        let threshold = |at: Option<Duration>| at.map(|at| Micros(u64::try_from(at.as_micros()).unwrap_or(u64::MAX)));
         Report {
             time: SystemClock.wall(),
             state,
             captured: spool.as_ref().and_then(|spool| spool.captured.0),
+            sent: self.sent_to(),
             lag: spool.as_ref().map(|spool| spool.lag).unwrap_or_default(),
-            oldest: gap.into_iter().chain(unsent).max(),
+            oldest,
             spool_bytes: spool.as_ref().map_or(0, |spool| spool.bytes),
             spool_limit_bytes: self.spool_limit_bytes,
             progress: self.progress(),
+            limit_bytes_per_second: self.limit.bytes_per_second(),
+            rpo_warn: threshold(self.rpo.warn),
+            rpo_error: threshold(self.rpo.error),
             why,
             volumes: self.volumes.iter().map(|volume| VolumeReport { volume: volume.number, tracker }).collect(),
         }

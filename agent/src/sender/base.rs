@@ -16,8 +16,10 @@ use link::MessageReader;
 use tokio::sync::{Notify, mpsc};
 
 use super::Streams;
+use super::bucket::Stream;
 use super::compare::{Ask, Remote};
-use super::flight::OnWay;
+use super::flight::{BaseOnWay, OnWay, SHARED};
+use super::limit::Allowed;
 use super::live::{next, unexpected};
 use super::quic::in_full;
 use super::window::{Facts, Step, Window};
@@ -29,9 +31,6 @@ use crate::run::Group;
 const FRAMES: usize = 8;
 /// Questions that may wait: the reader asks one at a time.
 const ASKS: usize = 1;
-/// After the live streams.
-const PRIORITY: i32 = -1;
-
 /// One base on its way. Dropped, its reader ends.
 #[derive(Debug)]
 pub(crate) struct Base {
@@ -120,6 +119,11 @@ impl Base {
         self.window().next(Facts { is_open, is_over, read, is_recording: group.is_recording() })
     }
 
+    /// Bytes that were read and are not durable.
+    pub(crate) fn unsent_bytes(&self) -> u64 {
+        u64::try_from(self.window().bytes()).unwrap_or(u64::MAX)
+    }
+
     /// How far reading is.
     pub(crate) fn progress(&self) -> Progress {
         self.reading.work().progress
@@ -134,7 +138,7 @@ impl Base {
     pub(super) async fn send(
         &self,
         group: &Group,
-        on_way: OnWay,
+        on_way: BaseOnWay,
         open: impl AsyncFnOnce() -> Result<Streams>,
     ) -> Result<Option<Sealed>> {
         let mut frames = self.frames.lock().await;
@@ -166,37 +170,45 @@ impl Base {
         if !self.window().opened(head) {
             return Ok(None);
         }
-        writer.set_priority(PRIORITY);
+        writer.set_priority(SHARED);
         let mut reading = pin!(self.read(&mut reader, &on_way));
+        let (mut allowed, mut failed) = (Allowed::default(), false);
         loop {
-            match self.step(group, true) {
-                Step::End => return Ok(None),
-                Step::Seal(sealed) => {
-                    writer.finish();
-                    return Ok(Some(sealed));
-                }
-                Step::Send => {
-                    let unsent = self.window().unsent().cloned();
-                    if let Some(frame) = unsent
-                        && on_way.enter(frame.header().number.number(), frame.bytes().len())
-                    {
-                        writer.send_frame(frame.bytes().clone()).await?;
-                        self.window().frame_sent();
-                    }
-                }
-                Step::Open | Step::Wait => {}
+            // A frame that was begun is never left half sent.
+            if writer.left() == 0 && failed {
+                return self.failure();
             }
-            let (full, sends) = {
-                let window = self.window();
-                (window.is_full(), window.unsent().is_some() && !on_way.is_waiting())
-            };
+            if writer.left() == 0 {
+                match self.step(group, true) {
+                    Step::End => return Ok(None),
+                    Step::Seal(sealed) => {
+                        writer.finish();
+                        return Ok(Some(sealed));
+                    }
+                    Step::Send => {
+                        let unsent = self.window().unsent().cloned();
+                        if let Some(frame) = unsent
+                            && on_way.enter(frame.header().number.number(), frame.bytes().len())
+                        {
+                            writer.begin_frame(frame.bytes().clone());
+                        }
+                    }
+                    Step::Open | Step::Wait => {}
+                }
+            }
+            let (full, sends) = (self.window().is_full(), writer.left() > 0);
             tokio::select! {
                 biased;
                 error = &mut reading => return Err(error),
-                () = std::future::ready(()), if sends => {}
-                frame = frames.recv(), if !full => match frame {
+                written = allowed.write(&mut writer, group.limit(), Stream::Base), if sends => {
+                    written?;
+                    if writer.left() == 0 {
+                        self.window().frame_sent();
+                    }
+                }
+                frame = frames.recv(), if !full && !failed => match frame {
                     Some(frame) => self.window().push(frame),
-                    None => return self.failure(),
+                    None => failed = true,
                 },
                 () = on_way.room() => {}
                 () = self.reading.changed.notified() => {}

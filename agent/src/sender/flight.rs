@@ -1,16 +1,42 @@
 //! What all streams of one connection have on their way together: never more than the other side has room for, so that no stream
-//! waits for what another one cannot send.
+//! waits for what another one cannot send. And which of them goes first.
+//!
+//! Live streams go before bases. But QUIC takes that strictly, and a base would stand still for as long as live frames fill the link: so
+//! for a part of the time, the same for all streams, a base that there is goes beside them.
+//!
+//! ```text
+//!   live  ███████░░███████░░███████░░      ░ half of the link each, if both want it
+//!   base         ░░       ░░       ░░
+//! ```
 
 use std::collections::VecDeque;
 use std::future::pending;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use link::FLIGHT_BYTES;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
+
+use super::state::MEASURE_EVERY;
+
+/// Of live streams, as QUIC has it: higher ones go first, equal ones in turn.
+pub(super) const FIRST: i32 = 0;
+/// Of bases, and of live streams while they share.
+pub(super) const SHARED: i32 = -1;
+/// For how long of each [`MEASURE_EVERY`] live streams share. Half of this part of the link is the least that a base gets beside one
+/// live stream: 7 %.
+pub(super) const SHARED_FOR: Duration = Duration::from_millis(35);
 
 /// Frames of a connection that are not known to be durable.
 #[derive(Clone, Debug)]
-pub(super) struct Flight(Arc<Semaphore>);
+pub(super) struct Flight {
+    room: Arc<Semaphore>,
+    bases: Arc<AtomicUsize>,
+    since: Instant,
+}
 
 impl Default for Flight {
     fn default() -> Self {
@@ -20,12 +46,36 @@ impl Default for Flight {
 
 impl Flight {
     fn of(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes)))
+        Self { room: Arc::new(Semaphore::new(bytes)), bases: Arc::default(), since: Instant::now() }
     }
 
     /// The part of one stream; dropped with it, nothing of it is on its way any more.
     pub(super) fn stream(&self) -> OnWay {
         OnWay { flight: self.clone(), state: Mutex::default() }
+    }
+
+    /// The part of a base's stream.
+    pub(super) fn base(&self) -> BaseOnWay {
+        self.bases.fetch_add(1, Ordering::Relaxed);
+        BaseOnWay(self.stream())
+    }
+}
+
+/// What a base has on its way.
+#[derive(Debug)]
+pub(super) struct BaseOnWay(OnWay);
+
+impl Drop for BaseOnWay {
+    fn drop(&mut self) {
+        self.flight.bases.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Deref for BaseOnWay {
+    type Target = OnWay;
+
+    fn deref(&self) -> &OnWay {
+        &self.0
     }
 }
 
@@ -42,6 +92,8 @@ struct State {
     sent: VecDeque<(u64, OwnedSemaphorePermit)>,
     /// What did not find room when it was last tried.
     refused: Option<u32>,
+    /// Room that was waited for. It is kept: somebody else would take it.
+    kept: Option<OwnedSemaphorePermit>,
 }
 
 impl OnWay {
@@ -49,23 +101,20 @@ impl OnWay {
     pub(super) fn enter(&self, number: u64, bytes: usize) -> bool {
         // Frames are far below 4 GiB.
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let taken = Arc::clone(&self.flight.0).try_acquire_many_owned(bytes).ok();
         let mut state = self.state();
+        let kept = state.kept.take().filter(|kept| kept.num_permits() == usize::try_from(bytes).unwrap_or(usize::MAX));
+        let taken = kept.or_else(|| Arc::clone(&self.flight.room).try_acquire_many_owned(bytes).ok());
         state.refused = taken.is_none().then_some(bytes);
         taken.map(|taken| state.sent.push_back((number, taken))).is_some()
-    }
-
-    /// Whether a frame waits for room.
-    pub(super) fn is_waiting(&self) -> bool {
-        self.state().refused.is_some()
     }
 
     /// Until there may be room for what did not find any; for ever if all did.
     pub(super) async fn room(&self) {
         let Some(bytes) = self.state().refused else { return pending().await };
-        // Given back at once: it is taken when the frame is sent.
-        drop(self.flight.0.acquire_many(bytes).await);
-        self.state().refused = None;
+        // The semaphore is never closed.
+        let taken = Arc::clone(&self.flight.room).acquire_many_owned(bytes).await.ok();
+        let mut state = self.state();
+        (state.refused, state.kept) = (None, taken);
     }
 
     /// All up to this number is durable.
@@ -73,6 +122,21 @@ impl OnWay {
         let mut state = self.state();
         let count = state.sent.partition_point(|(sent, _)| *sent <= number);
         state.sent.drain(..count);
+    }
+
+    /// When to look at how fast the link is, and whether to [share](Self::shares) it: all streams at the same time.
+    pub(super) fn looks(&self) -> Interval {
+        let since = self.flight.since;
+        let passed = since.elapsed().as_nanos().div_ceil(MEASURE_EVERY.as_nanos());
+        let next = MEASURE_EVERY.saturating_mul(u32::try_from(passed).unwrap_or(u32::MAX));
+        let mut looks = interval_at(since + next, MEASURE_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        looks
+    }
+
+    /// Whether there is a base to share the link with, of whatever group.
+    pub(super) fn shares(&self) -> bool {
+        self.flight.bases.load(Ordering::Relaxed) > 0
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -91,7 +155,7 @@ mod tests {
         let flight = Flight::of(100);
         let (one, two) = (flight.stream(), flight.stream());
         assert!(one.enter(7, 40) && one.enter(9, 40) && two.enter(1, 20));
-        assert!(!two.enter(2, 20) && two.is_waiting() && !one.is_waiting());
+        assert!(!two.enter(2, 20));
         let mut context = Context::from_waker(Waker::noop());
         {
             let mut room = pin!(two.room());
@@ -103,8 +167,8 @@ mod tests {
         }
         assert!(two.enter(2, 20) && two.enter(3, 20) && !two.enter(4, 20));
         drop(one);
-        assert!(two.enter(4, 40) && !two.is_waiting() && flight.0.available_permits() == 0);
+        assert!(two.enter(4, 40) && flight.room.available_permits() == 0);
         two.arrived(4);
-        assert_eq!(flight.0.available_permits(), 100);
+        assert_eq!(flight.room.available_permits(), 100);
     }
 }

@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use journal::error::{Error, Result};
+use journal::types::Head;
 use journal::wire::{Message, RebaseReason, Refusal, RefusalCode, Stranger};
 use link::{MessageReader, MessageWriter};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, sleep};
 
-use super::flight::OnWay;
+use super::bucket;
+use super::flight::{FIRST, OnWay, SHARED, SHARED_FOR};
+use super::limit::Allowed;
 use super::reports::News;
-use super::state::{MEASURE_EVERY, Next, Stream};
+use super::state::{Next, Stream};
 use super::{Streams, changed};
 use crate::run::{Group, Verdicts};
 
@@ -27,6 +30,13 @@ pub(super) struct Live {
     news: News,
     on_way: OnWay,
     shared: Mutex<Shared>,
+}
+
+/// A frame that is being written: the end of the order after it, and its bytes.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    head: Head,
+    bytes: usize,
 }
 
 /// What reading and writing share; both are in one task.
@@ -90,43 +100,56 @@ impl Live {
     /// Sends until the agent stops, which is `Ok`, or the stream or its connection ends.
     pub(super) async fn run(&self, writer: &mut MessageWriter, reader: &mut MessageReader) -> Result<()> {
         let mut reading = pin!(self.read(reader));
-        let mut looks = interval(MEASURE_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = self.on_way.looks();
+        let (mut shared, mut sharing) = (pin!(sleep(Duration::ZERO)), false);
         let (mut told, mut measured) = (None, Instant::now());
         let (mut told_done, mut told_at) = (None, Instant::now());
+        let (mut begun, mut allowed) = (None, Allowed::default());
         loop {
-            // A message is never left half sent: nothing is awaited beside its sending, which waits only for room in the window.
-            while self.send_next(writer).await? {
-                tokio::select! {
-                    biased;
-                    ended = &mut reading => return ended,
-                    _ = looks.tick() => self.measure(&mut measured),
-                    () = std::future::ready(()) => {}
+            if begun.is_none() {
+                begun = self.begin_next(writer).await?;
+            }
+            if begun.is_none() {
+                if self.group.is_stopping() && self.is_done() {
+                    writer.send(&Message::Bye).await?;
+                    writer.finish();
+                    writer.delivered().await;
+                    return Ok(());
+                }
+                let durable = self.shared().stream.durable().map(|head| head.seq);
+                if self.group.begins_anew(durable) {
+                    return Err(Error::unavailable("a source was changed by somebody else: everything is compared"));
+                }
+                let state = Some(self.group.condition().state);
+                // That all is durable is news as well: a receiver must not have to guess whether there is more.
+                let done = self.is_done().then(|| self.shared().stream.durable());
+                let is_news = done.is_some() && done != told_done && Instant::now() - told_at >= NEWS_EVERY;
+                if is_news || told != state {
+                    self.news.of(&self.group);
+                    (told, told_done, told_at) = (state, done, Instant::now());
                 }
             }
-            if self.group.is_stopping() && self.is_done() {
-                writer.send(&Message::Bye).await?;
-                writer.finish();
-                writer.delivered().await;
-                return Ok(());
-            }
-            let durable = self.shared().stream.durable().map(|head| head.seq);
-            if self.group.begins_anew(durable) {
-                return Err(Error::unavailable("a source was changed by somebody else: everything is compared"));
-            }
-            let state = Some(self.group.condition().state);
-            // That all is durable is news as well: a receiver must not have to guess whether there is more.
-            let done = self.is_done().then(|| self.shared().stream.durable());
-            let is_news = done.is_some() && done != told_done && Instant::now() - told_at >= NEWS_EVERY;
-            if is_news || told != state {
-                self.news.of(&self.group);
-                (told, told_done, told_at) = (state, done, Instant::now());
-            }
             tokio::select! {
+                biased;
                 ended = &mut reading => return ended,
-                () = self.group.woken() => {}
-                () = self.on_way.room() => {}
-                _ = looks.tick() => self.measure(&mut measured),
+                _ = looks.tick() => {
+                    self.measure(&mut measured);
+                    if self.on_way.shares() {
+                        writer.set_priority(SHARED);
+                        shared.as_mut().reset(Instant::now() + SHARED_FOR);
+                        sharing = true;
+                    }
+                }
+                () = &mut shared, if sharing => {
+                    writer.set_priority(FIRST);
+                    sharing = false;
+                }
+                written = allowed.write(writer, self.group.limit(), bucket::Stream::Live), if begun.is_some() => {
+                    written?;
+                    begun = begun.filter(|begun| !self.has_sent(begun, writer));
+                }
+                () = self.group.woken(), if begun.is_none() => {}
+                () = self.on_way.room(), if begun.is_none() => {}
             }
         }
     }
@@ -140,26 +163,35 @@ impl Live {
         *since = now;
     }
 
-    /// Sends an answer or a frame, if there is one.
-    async fn send_next(&self, writer: &mut MessageWriter) -> Result<bool> {
-        let (answer, after) = {
-            let mut shared = self.shared();
-            (shared.answers.pop_front(), shared.stream.wants_after())
-        };
-        if let Some(answer) = answer {
+    /// Sends the answers that there are, and begins a frame, if there is one.
+    async fn begin_next(&self, writer: &mut MessageWriter) -> Result<Option<Begun>> {
+        let after = loop {
+            let (answer, after) = {
+                let mut shared = self.shared();
+                (shared.answers.pop_front(), shared.stream.wants_after())
+            };
+            let Some(answer) = answer else { break after };
             writer.send(&answer).await?;
-            return Ok(true);
-        }
-        let Some(after) = after else { return Ok(false) };
-        let Some(frame) = self.group.next_after(after)? else { return Ok(false) };
+        };
+        let Some(after) = after else { return Ok(None) };
+        let Some(frame) = self.group.next_after(after)? else { return Ok(None) };
         let head = frame.end().ok_or_else(|| Error::corrupt("a frame of a base in the spool"))?;
         let bytes = frame.bytes().len();
         if !self.on_way.enter(head.seq.number(), bytes) {
-            return Ok(false);
+            return Ok(None);
         }
-        writer.send_frame(frame.bytes().clone()).await?;
-        self.shared().stream.frame_sent(head, bytes);
-        Ok(true)
+        writer.begin_frame(frame.bytes().clone());
+        Ok(Some(Begun { head, bytes }))
+    }
+
+    /// Whether all of the frame is written, which is then remembered.
+    fn has_sent(&self, begun: &Begun, writer: &MessageWriter) -> bool {
+        let done = writer.left() == 0;
+        if done {
+            self.shared().stream.frame_sent(begun.head, begun.bytes);
+            self.group.sent(begun.head.seq);
+        }
+        done
     }
 
     async fn read(&self, reader: &mut MessageReader) -> Result<()> {
@@ -200,6 +232,12 @@ impl Live {
 
     fn shared(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.group.limit().live_ended();
     }
 }
 

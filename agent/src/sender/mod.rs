@@ -8,12 +8,14 @@
 //!   crash ──asks────▶ changed  one stream, before a rebase ◀── extents that the receiver changed
 //! ```
 //!
-//! `state` and `window` decide, without I/O; the others carry it out. Only `quic` names quinn.
+//! `state`, `window` and `bucket` decide, without I/O; the others carry it out. Only `quic` names quinn.
 
 mod base;
+pub mod bucket;
 mod changed;
 pub mod compare;
 mod flight;
+mod limit;
 mod live;
 mod quic;
 mod reports;
@@ -21,6 +23,7 @@ pub mod state;
 pub mod window;
 
 pub(crate) use base::Base;
+pub(crate) use limit::Limit;
 pub(crate) use quic::{Peer, resolve, run};
 
 /// Both directions of a stream.

@@ -102,6 +102,11 @@ impl Window {
         self.bytes >= BASE_WINDOW_BYTES
     }
 
+    /// Bytes of it.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The end of what is durable.
     pub fn durable(&self) -> Option<BaseHead> {
         self.durable

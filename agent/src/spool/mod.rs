@@ -27,6 +27,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use journal::codec::{Body, EpochBegin};
+use journal::disk::Reserve;
 use journal::frame::Frame;
 use journal::log::{Head, Log};
 use journal::types::{BootId, ChainHead, Durable, EpochId, GroupId, Micros, Seq, WallTime};
@@ -35,7 +36,7 @@ use journal::wire::LagReport;
 pub(crate) use adaptive::Adaptive;
 use ages::{Ages, Moment};
 use lag::Lag;
-pub use open::{Found, Home};
+pub use open::{Found, Home, Room};
 pub(crate) use open::{give_up, sweep};
 use spooler::Chain;
 pub use spooler::{Spooler, Then};
@@ -112,6 +113,7 @@ struct Shared {
     /// Frames became available.
     published: Condvar,
     link_is_fast: AtomicBool,
+    reserve: Option<Arc<Reserve>>,
 }
 
 #[derive(Debug, Default)]
@@ -154,7 +156,7 @@ impl Spool {
     ) -> Result<(Self, Arc<Capture>, Spooler)> {
         let &Epoch { group, id, boot, parent, continues, terms } = epoch;
         let found = found.continuing(parent)?;
-        let limit_bytes = found.limit_bytes;
+        let limit_bytes = found.room.limit_bytes;
         // What an earlier run left is on its way out: a start that found its spool full must be able to get anywhere.
         let allowed_bytes = limit_bytes.max(found.log.bytes().saturating_add(limit_bytes / 8));
         let last = parent.map(|head| head.seq);
@@ -171,6 +173,7 @@ impl Spool {
             recent: Mutex::new(recent),
             published: Condvar::new(),
             link_is_fast: AtomicBool::new(false),
+            reserve: found.room.reserve,
         });
         let spooler = Spooler {
             capture: capture.clone(),
@@ -229,6 +232,11 @@ impl Spool {
     /// Why it cannot be written any more.
     pub fn broken(&self) -> Option<String> {
         self.shared.log().closed().map(str::to_owned)
+    }
+
+    /// Why it must not be written now.
+    pub(crate) fn has_no_room(&self) -> Option<String> {
+        self.shared.has_no_room()
     }
 
     /// A receiver goes on from `durable`: what follows is not durable there, whatever it or another one said before. May read
@@ -331,6 +339,12 @@ impl Shared {
         }
         recent.evict();
         self.published.notify_all();
+    }
+
+    /// Whether the disk beneath is full, so that what is left is for what cannot wait.
+    fn has_no_room(&self) -> Option<String> {
+        let reserve = self.reserve.as_ref().filter(|reserve| !reserve.is_whole() && !reserve.has_room_for(0))?;
+        Some(format!("the disk of the spool is full: make room on the one with {}", reserve.path().display()))
     }
 
     /// Drops whole segments that a receiver has.

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use journal::disk::{Disk, FileDisk};
+use journal::disk::{Disk, FileDisk, Reserve};
 use journal::limits::SEGMENT_BYTES;
 use journal::log::{Entropy, Finding, Head, Log, LogOptions};
 use journal::types::{GroupId, WallTime};
@@ -19,6 +19,21 @@ use crate::{Error, Result};
 const ASIDE: &str = ".old-";
 /// Even of a small spool a segment has room for a frame.
 const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+
+/// What a spool may take.
+#[derive(Clone, Debug)]
+pub struct Room {
+    /// Bytes on disk.
+    pub limit_bytes: u64,
+    /// What is there when the disk is full.
+    pub reserve: Option<Arc<Reserve>>,
+}
+
+impl From<u64> for Room {
+    fn from(limit_bytes: u64) -> Self {
+        Self { limit_bytes, reserve: None }
+    }
+}
 
 /// Where a spool lies.
 pub trait Home: Debug + Send + Sync {
@@ -36,6 +51,7 @@ pub trait Home: Debug + Send + Sync {
 struct Dir {
     path: PathBuf,
     segment_bytes: u64,
+    reserve: Option<Arc<Reserve>>,
     entropy: Entropy,
 }
 
@@ -45,7 +61,7 @@ pub struct Found {
     pub(super) log: Log,
     pub(super) home: Arc<dyn Home>,
     options: LogOptions,
-    pub(super) limit_bytes: u64,
+    pub(super) room: Room,
     entropy: Entropy,
     /// Where the order stands in it; `None`: it is empty.
     pub head: Option<Head>,
@@ -56,16 +72,18 @@ pub struct Found {
 }
 
 impl Found {
-    /// Opens the spool in `dir`, or makes it, for a run that may keep `limit_bytes` in it. A damaged one is emptied: after a
+    /// Opens the spool in `dir`, or makes it, for a run that may take `room` for it. A damaged one is emptied: after a
     /// power cut it may be, and then its end is not where the order went on from anyway. What of it was not sent is found again
     /// by comparing.
-    pub fn open(dir: &Path, group: GroupId, limit_bytes: u64, entropy: Entropy) -> Result<Self> {
-        let options = options(group, limit_bytes);
-        Self::open_at(home(dir, options, entropy), options, limit_bytes, entropy)
+    pub fn open(dir: &Path, group: GroupId, room: impl Into<Room>, entropy: Entropy) -> Result<Self> {
+        let room = room.into();
+        let options = options(group, room.limit_bytes);
+        Self::open_at(home(dir, options, &room, entropy), options, room, entropy)
     }
 
     /// The same, wherever it lies.
-    pub fn open_at(home: Arc<dyn Home>, options: LogOptions, limit_bytes: u64, entropy: Entropy) -> Result<Self> {
+    pub fn open_at(home: Arc<dyn Home>, options: LogOptions, room: impl Into<Room>, entropy: Entropy) -> Result<Self> {
+        let room = room.into();
         let opened = Log::open(home.open()?, options, entropy);
         let (log, time, findings) = match opened.and_then(|(log, findings)| Ok((last_time(&log)?, log, findings))) {
             Ok((time, log, findings)) if log.closed().is_none() => (log, time, findings),
@@ -80,20 +98,21 @@ impl Found {
             }
         };
         let head = log.head();
-        Ok(Self { log, home, options, limit_bytes, entropy, head, time, findings })
+        Ok(Self { log, home, options, room, entropy, head, time, findings })
     }
 
     /// An empty spool in the place of the one in `dir`, which a run may go on writing to: it is put aside. [`sweep`] removes it.
-    pub(crate) fn anew(dir: &Path, group: GroupId, limit_bytes: u64, entropy: Entropy) -> Result<Self> {
-        let options = options(group, limit_bytes);
-        Self::anew_at(home(dir, options, entropy), options, limit_bytes, entropy)
+    pub(crate) fn anew(dir: &Path, group: GroupId, room: Room, entropy: Entropy) -> Result<Self> {
+        let options = options(group, room.limit_bytes);
+        Self::anew_at(home(dir, options, &room, entropy), options, room, entropy)
     }
 
     /// An empty spool in the place of the one that lies there.
-    pub fn anew_at(home: Arc<dyn Home>, options: LogOptions, limit_bytes: u64, entropy: Entropy) -> Result<Self> {
+    pub fn anew_at(home: Arc<dyn Home>, options: LogOptions, room: impl Into<Room>, entropy: Entropy) -> Result<Self> {
+        let room = room.into();
         home.put_aside()?;
         let log = empty(&*home, options, entropy)?;
-        Ok(Self { log, home, options, limit_bytes, entropy, head: None, time: WallTime(0), findings: Vec::new() })
+        Ok(Self { log, home, options, room, entropy, head: None, time: WallTime(0), findings: Vec::new() })
     }
 
     /// The same, without its frames, unless it ends at `parent`: the order goes on there, elsewhere.
@@ -109,7 +128,8 @@ impl Found {
 
 impl Home for Dir {
     fn open(&self) -> Result<Arc<dyn Disk>> {
-        Ok(Arc::new(SpoolDisk::new(FileDisk::create(&self.path)?, self.segment_bytes)?))
+        let disk = FileDisk::create(&self.path)?.with_reserve(self.reserve.clone());
+        Ok(Arc::new(SpoolDisk::new(disk, self.segment_bytes)?))
     }
 
     fn put_aside(&self) -> Result<()> {
@@ -128,8 +148,9 @@ impl Debug for Dir {
     }
 }
 
-fn home(dir: &Path, options: LogOptions, entropy: Entropy) -> Arc<dyn Home> {
-    Arc::new(Dir { path: dir.to_owned(), segment_bytes: options.segment_bytes, entropy })
+fn home(dir: &Path, options: LogOptions, room: &Room, entropy: Entropy) -> Arc<dyn Home> {
+    let (path, reserve) = (dir.to_owned(), room.reserve.clone());
+    Arc::new(Dir { path, segment_bytes: options.segment_bytes, reserve, entropy })
 }
 
 /// Only whole segments are dropped: they are small beside the limit, or what a receiver has long had would fill it.

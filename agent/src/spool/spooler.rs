@@ -111,6 +111,8 @@ impl Spooler {
                 tracing::error!(why, "the spool cannot be written");
                 self.capture.track(GapReason::SpoolFull, &format!("the spool cannot be written: {why}"));
             }
+        } else if let Some(why) = self.shared.has_no_room() {
+            self.capture.spool_is_full(&why);
         } else if bytes > self.limit_bytes {
             let why = format!(
                 "the spool is full: {} MiB wait for a receiver, {} MiB are allowed",

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use journal::disk::{FileDisk, read_file, replace_file};
+use journal::disk::{FileDisk, Reserve, read_file, replace_file};
 use journal::log::{Entropy, Head};
 use journal::types::{GroupId, Sectors, VolumeNo};
 use rustix::fs::{FlockOperation, flock};
@@ -21,6 +22,7 @@ const STATE_BYTES_MAX: u64 = 16 << 20;
 #[derive(Debug)]
 pub struct Groups {
     dir: PathBuf,
+    reserve: Option<Arc<Reserve>>,
 }
 
 /// One group, locked against every other agent as long as this lives.
@@ -37,7 +39,13 @@ impl Groups {
     pub fn open(state: impl AsRef<Path>) -> Result<Self> {
         let dir = std::path::absolute(state.as_ref())?.join("groups");
         FileDisk::create(&dir)?;
-        Ok(Self { dir })
+        Ok(Self { dir, reserve: None })
+    }
+
+    /// What they remember is written also when the disk is full.
+    #[must_use]
+    pub fn with_reserve(self, reserve: Arc<Reserve>) -> Self {
+        Self { reserve: Some(reserve), ..self }
     }
 
     /// What is remembered of all of them, without locking any.
@@ -64,7 +72,7 @@ impl Groups {
         }
         let id = GroupId::new(entropy()).ok_or_else(|| Error::unavailable("no random identity"))?;
         let dir = self.dir.join(id.to_string());
-        let disk = FileDisk::create(&dir)?;
+        let disk = FileDisk::create(&dir)?.with_reserve(self.reserve.clone());
         disk.lock()?;
         let here = Place::of(&dir)?;
         let state = GroupState {
@@ -84,7 +92,7 @@ impl Groups {
 
     fn take(&self, id: GroupId) -> Result<Group> {
         let dir = self.dir.join(id.to_string());
-        let disk = FileDisk::open(&dir)?;
+        let disk = FileDisk::open(&dir)?.with_reserve(self.reserve.clone());
         disk.lock().map_err(|error| error.context("another agent has this group"))?;
         // Read again, now that nobody else can change it.
         let state = read(&disk, id)?.ok_or_else(|| Error::not_found("the group is gone").with_path(&dir))?;

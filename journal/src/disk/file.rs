@@ -11,7 +11,7 @@ use rustix::fs::{Advice, AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::direct::Direct;
-use super::{Disk, File, Handle, Open, Poison, bytes, check_name, is_name, total};
+use super::{Disk, File, Handle, Open, Poison, Reserve, bytes, check_name, is_name, total};
 use crate::error::{Error, Result};
 
 /// A directory of a real file system.
@@ -20,6 +20,7 @@ pub struct FileDisk {
     dir: OwnedFd,
     path: PathBuf,
     poison: Poison,
+    reserve: Option<Arc<Reserve>>,
 }
 
 impl FileDisk {
@@ -27,7 +28,13 @@ impl FileDisk {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_owned();
         let dir = open_dir(&path)?;
-        Ok(Self { dir: dir.into(), path, poison: Poison::default() })
+        Ok(Self { dir: dir.into(), path, poison: Poison::default(), reserve: None })
+    }
+
+    /// What finds no space here is written with this reserve.
+    #[must_use]
+    pub fn with_reserve(self, reserve: Option<Arc<Reserve>>) -> Self {
+        Self { reserve, ..self }
     }
 
     /// Opens a directory; creates it, and the missing ones above it, durably. New ones are for the owner only.
@@ -57,11 +64,13 @@ impl FileDisk {
             Open::CreateNew => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
         };
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let fd = retry_on_intr(|| rustix::fs::openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR))
-            .map_err(|errno| self.failed(errno, "cannot open", name))?;
+        let fd = with(self.reserve.as_deref(), || {
+            retry_on_intr(|| rustix::fs::openat(&self.dir, name, flags, Mode::RUSR | Mode::WUSR))
+                .map_err(|errno| self.failed(errno, "cannot open", name))
+        })?;
         let path = self.path.join(name);
         let direct = Direct::new(mode != Open::ReadOnly);
-        let file = PlainFile { fd, direct, path, handle: Handle::new(mode) };
+        let file = PlainFile { fd, direct, path, handle: Handle::new(mode), reserve: self.reserve.clone() };
         if mode == Open::Existing {
             file.forget_cache()?;
         }
@@ -96,7 +105,10 @@ impl Disk for FileDisk {
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         check_name(from)?;
         check_name(to)?;
-        rustix::fs::renameat(&self.dir, from, &self.dir, to).map_err(|errno| self.failed(errno, "cannot rename", from))
+        with(self.reserve.as_deref(), || {
+            rustix::fs::renameat(&self.dir, from, &self.dir, to)
+                .map_err(|errno| self.failed(errno, "cannot rename", from))
+        })
     }
 
     fn remove(&self, name: &str) -> Result<()> {
@@ -119,6 +131,7 @@ pub struct PlainFile {
     direct: Direct,
     path: PathBuf,
     pub(super) handle: Handle,
+    reserve: Option<Arc<Reserve>>,
 }
 
 impl PlainFile {
@@ -164,7 +177,7 @@ impl File for PlainFile {
     fn write_at(&self, offset: u64, bufs: &[IoSlice<'_>]) -> Result<()> {
         self.handle
             .check_write(offset, total(bufs))
-            .and_then(|()| Ok(self.direct.write(&self.fd, offset, bufs)?))
+            .and_then(|()| with(self.reserve.as_deref(), || Ok(self.direct.write(&self.fd, offset, bufs)?)))
             .map_err(|error| self.failed(error, "cannot write").with_offset(offset))
     }
 
@@ -183,8 +196,18 @@ impl File for PlainFile {
     fn set_len(&self, len: u64) -> Result<()> {
         self.handle
             .check_write(len, 0)
-            .and_then(|()| Ok(retry_on_intr(|| rustix::fs::ftruncate(&self.fd, len))?))
+            .and_then(|()| {
+                with(self.reserve.as_deref(), || Ok(retry_on_intr(|| rustix::fs::ftruncate(&self.fd, len))?))
+            })
             .map_err(|error| self.failed(error, "cannot set the length"))
+    }
+}
+
+/// With the reserve, if there is one, when there is no space.
+fn with<T>(reserve: Option<&Reserve>, mut write: impl FnMut() -> Result<T>) -> Result<T> {
+    match reserve {
+        Some(reserve) => reserve.with(write),
+        None => write(),
     }
 }
 

@@ -15,6 +15,7 @@ mod durable;
 mod file;
 mod holes;
 mod reader;
+mod reserve;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod uring;
@@ -33,6 +34,7 @@ pub use durable::{durable_rename, read_file, replace_file};
 pub use file::{FileDisk, PlainFile};
 pub use holes::next_data;
 pub use reader::{Block, Completion, DirectReader, Shape};
+pub use reserve::{RESERVE_BYTES, Reserve};
 #[cfg(any(test, feature = "sim"))]
 pub use sim::SimDisk;
 pub use uring::UringDisk;

@@ -9,7 +9,7 @@ use crate::types::{ChainHead, EpochId, FrameNo, Head, Micros, Seq, VolumeNo, Wal
 pub const MAX_COMPARE_BLOCKS: u32 = 1024;
 pub(super) const HEAD_BYTES: usize = 64;
 pub(super) const BASE_HEAD_BYTES: usize = 40;
-pub(super) const REPORT_BYTES: usize = 94;
+pub(super) const REPORT_BYTES: usize = 126;
 pub(super) const VOLUME_REPORT_BYTES: usize = 8;
 
 impl Head {
@@ -177,6 +177,8 @@ pub struct Report {
     pub state: AgentState,
     /// The last `Seq` it gave out.
     pub captured: Option<Seq>,
+    /// The last `Seq` that it sent to this receiver, or that was there before.
+    pub sent: Option<Seq>,
     /// Age of the oldest change that it does not know to be within a durable point, by a clock that nobody sets; `None`: there is none.
     pub oldest: Option<Micros>,
     /// How long changes took from being captured until they were known to be durable.
@@ -187,6 +189,12 @@ pub struct Report {
     pub spool_limit_bytes: u64,
     /// Of a first copy or resync.
     pub progress: Progress,
+    /// Bytes a second that it may send of the group; `None`: there is no limit.
+    pub limit_bytes_per_second: Option<u64>,
+    /// The age of `oldest` from which on a person wants to be warned.
+    pub rpo_warn: Option<Micros>,
+    /// From which on it is an error.
+    pub rpo_error: Option<Micros>,
     /// Why it is in this state, for people; empty when there is nothing to say. At most 512 bytes.
     pub why: String,
     /// Its volumes, at most 256.
@@ -201,6 +209,8 @@ impl Report {
         w.u64(self.lag.p50.0).u64(self.lag.p99.0).u64(self.lag.max.0);
         w.u64(self.spool_bytes).u64(self.spool_limit_bytes);
         w.u64(self.progress.done_bytes).u64(self.progress.total_bytes);
+        w.u64(Seq::encode(self.sent)).u64(self.limit_bytes_per_second.unwrap_or(0));
+        w.u64(self.rpo_warn.map_or(0, |age| age.0)).u64(self.rpo_error.map_or(0, |age| age.0));
         let count = u16::try_from(self.volumes.len()).unwrap_or(u16::MAX);
         w.u16(count).zeroes(2);
         put_text(w, &self.why, TEXT_BYTES);
@@ -217,6 +227,9 @@ impl Report {
         let lag = LagReport { p50: Micros(r.u64()?), p99: Micros(r.u64()?), max: Micros(r.u64()?) };
         let (spool_bytes, spool_limit_bytes) = (r.u64()?, r.u64()?);
         let progress = Progress { done_bytes: r.u64()?, total_bytes: r.u64()? };
+        let sent = Seq::new(r.u64()?);
+        let limit_bytes_per_second = Some(r.u64()?).filter(|limit| *limit > 0);
+        let [rpo_warn, rpo_error] = [r.u64()?, r.u64()?].map(|age| Some(Micros(age)).filter(|age| age.0 > 0));
         let count = r.u16()?;
         r.reserved(2)?;
         if u32::from(count) > GROUP_VOLUMES {
@@ -224,7 +237,22 @@ impl Report {
         }
         let why = text(r, TEXT_BYTES)?;
         let volumes = (0..count).map(|_| VolumeReport::decode(r)).collect::<Result<_, _>>()?;
-        Ok(Self { time, state, captured, oldest, lag, spool_bytes, spool_limit_bytes, progress, why, volumes })
+        Ok(Self {
+            time,
+            state,
+            captured,
+            sent,
+            oldest,
+            lag,
+            spool_bytes,
+            spool_limit_bytes,
+            progress,
+            limit_bytes_per_second,
+            rpo_warn,
+            rpo_error,
+            why,
+            volumes,
+        })
     }
 }
 

@@ -4,9 +4,10 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use journal::codec::{Malformed, Reader, Writer};
-use journal::disk::{FileDisk, read_file, replace_file};
+use journal::disk::{FileDisk, Reserve, read_file, replace_file};
 
 use crate::error::{Code, Error, Result};
 
@@ -21,6 +22,7 @@ const STORE_BYTES: usize = 64;
 pub struct StoreDir {
     path: PathBuf,
     disk: FileDisk,
+    reserve: Arc<Reserve>,
     id: StoreId,
     /// Whoever holds it has the store.
     _lock: File,
@@ -39,6 +41,8 @@ impl StoreDir {
         }
         let disk = FileDisk::create(&path)?;
         let lock = take_lock(&path)?;
+        let reserve = Arc::new(Reserve::open(&path)?);
+        let disk = disk.with_reserve(Some(Arc::clone(&reserve)));
         let id = match read_file(&disk, STORE_FILE, STORE_BYTES as u64)? {
             Some(bytes) => decode(&bytes).map_err(|error| error.context(path.join(STORE_FILE).display()))?,
             None => {
@@ -46,7 +50,7 @@ impl StoreDir {
                 fresh
             }
         };
-        Ok(Self { path, disk, id, _lock: lock })
+        Ok(Self { path, disk, reserve, id, _lock: lock })
     }
 
     /// Its absolute path.
@@ -59,6 +63,11 @@ impl StoreDir {
         &self.disk
     }
 
+    /// Room for what has to be written when the disk is full.
+    pub fn reserve(&self) -> &Arc<Reserve> {
+        &self.reserve
+    }
+
     /// Its identity.
     pub fn id(&self) -> StoreId {
         self.id
@@ -68,7 +77,7 @@ impl StoreDir {
 /// A directory that holds something else is left alone: whoever named it has mistaken it.
 fn refuse_foreign(path: &Path) -> Result<()> {
     /// What a crash while making a store leaves, and what file systems put there.
-    const HARMLESS: [&str; 3] = [LOCK_FILE, "backspool.store.tmp", "lost+found"];
+    const HARMLESS: [&str; 4] = [LOCK_FILE, "backspool.store.tmp", "reserve", "lost+found"];
     if !path.is_dir() {
         return Err(Error::new(Code::NOT_OURS, format!("{} is not a directory", path.display())));
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
+use journal::disk::RESERVE_BYTES;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -27,7 +28,9 @@ pub(super) async fn status(State(app): State<App>, request: Result<Query<Request
         };
         let (id, now) = (app.id.to_string(), Instant::now());
         let documents = groups.iter().map(|group| document(group, app.groups.image(group.id()).as_ref(), &id, now));
-        Ok(Json(json!({"schema": 1, "groups": documents.collect::<crate::error::Result<Vec<_>>>()?})))
+        let groups = documents.collect::<crate::error::Result<Vec<_>>>()?;
+        let reserve = json!({"bytes": RESERVE_BYTES, "whole": app.groups.catalog().dir().reserve().is_whole()});
+        Ok(Json(json!({"schema": 1, "groups": groups, "reserve": reserve})))
     })
     .await
 }

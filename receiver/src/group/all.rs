@@ -143,12 +143,14 @@ impl Groups {
 
     fn start(&self, open: &mut HashMap<GroupId, Open>, entry: GroupEntry) -> Result<Group> {
         // Not through io_uring: the kernel hands a buffered append to a worker thread, which costs more than it saves.
-        let disk: Arc<dyn Disk> = Arc::new(FileDisk::create(self.catalog.group_dir(entry.id))?);
-        let opening = Opening { disk, segment_bytes: SEGMENT_BYTES, entropy: link::random, now: time::now };
+        let reserve = self.catalog.dir().reserve();
+        let disk = FileDisk::create(self.catalog.group_dir(entry.id))?.with_reserve(Some(Arc::clone(reserve)));
+        let (disk, reserve): (Arc<dyn Disk>, _) = (Arc::new(disk), Some(Arc::clone(reserve)));
+        let opening = Opening { disk, reserve, segment_bytes: SEGMENT_BYTES, entropy: link::random, now: time::now };
         let mut started = spawn(entry, opening)?;
         if self.images {
             // An image that cannot be kept is no reason to refuse what is captured.
-            match Image::start(started.group.clone(), &self.catalog.images_dir()) {
+            match Image::start(started.group.clone(), &self.catalog.images_dir(), self.catalog.dir().reserve()) {
                 Ok(image) => started.image = Some(image),
                 Err(error) => error!(group = %started.group.name(), ?error, "no replica image is kept"),
             }

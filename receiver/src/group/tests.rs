@@ -18,8 +18,13 @@ fn entry() -> GroupEntry {
 }
 
 fn start(disk: &SimDisk) -> Open {
-    let opening =
-        Opening { disk: Arc::new(disk.clone()), segment_bytes: 64 * 1024, entropy: || [5; 16], now: crate::time::now };
+    let opening = Opening {
+        disk: Arc::new(disk.clone()),
+        reserve: None,
+        segment_bytes: 64 * 1024,
+        entropy: || [5; 16],
+        now: crate::time::now,
+    };
     spawn(entry(), opening).unwrap()
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use journal::disk::Disk;
+use journal::disk::{Disk, Reserve};
 use journal::error::{Error as JournalError, ErrorKind};
 use journal::frame::Frame;
 use journal::log::{BaseHead, Entropy, Finding, Head};
@@ -18,11 +18,16 @@ use tracing::{error, info, warn};
 use super::ingest::{Command, superseded};
 use super::{Fault, Group};
 
+/// What has to be free before an agent that found none is let in again.
+const SOME_BYTES: u64 = 4 << 20;
+
 /// What a journal is opened with.
 #[derive(Clone, Debug)]
 pub struct Opening {
     /// Its directory.
     pub disk: Arc<dyn Disk>,
+    /// What is there when that is full.
+    pub reserve: Option<Arc<Reserve>>,
     /// Content after which a segment is sealed.
     pub segment_bytes: u64,
     /// Random numbers.
@@ -138,6 +143,12 @@ impl Writer {
         match fault {
             // What is damaged stays so until a person has looked.
             Some(Fault::Damaged(_)) | None => {}
+            // Opening reads much: an agent that asks every other second would keep the disk busy.
+            Some(Fault::Full(_)) if !self.has_room_for(SOME_BYTES) => {}
+            // Nothing was written of what found no room.
+            Some(Fault::Full(_)) if self.store.as_ref().is_some_and(|store| store.closed().is_none()) => {
+                self.group.shared.progress.send_modify(|now| now.fault = None);
+            }
             Some(Fault::Disk(_) | Fault::Full(_)) => self.reopen(),
         }
         self.group.shared.progress.send_modify(|now| {
@@ -173,14 +184,38 @@ impl Writer {
         if batch.live.is_empty() && batch.bases.is_empty() {
             return;
         }
+        let room = self.check_room(&batch);
         let Batch { session, live, bases, rooms } = batch;
-        let result = self.write_bases(session, &bases).and_then(|()| self.write_live(session, &live));
+        let written = room.and_then(|()| self.write_bases(session, &bases));
+        let result = written.and_then(|()| self.write_live(session, &live));
         if let Err(refusal) = result {
             self.refused = Some(session);
             self.group.shared.progress.send_modify(|now| now.refused = Some(refusal));
         }
         self.publish();
         drop(rooms);
+    }
+
+    /// Refuses what the disk has no room for, before any of it is written: what is left is for manifests and the like, and for frames
+    /// without data: marks, gaps, the end of a base.
+    fn check_room(&self, batch: &Batch) -> Result<(), Refusal> {
+        let bases = batch.bases.iter().flat_map(|(_, frames)| frames);
+        let mut frames = batch.live.iter().chain(bases);
+        let has_data = frames.clone().any(|frame| !frame.payload().is_empty());
+        let bytes = frames.by_ref().map(|frame| frame.bytes().len()).sum::<usize>();
+        if !has_data || self.has_room_for(u64::try_from(bytes).unwrap_or(u64::MAX)) {
+            return Ok(());
+        }
+        let why = "no space left on the store's disk: nothing that was durable is lost, and the agent goes on when there is room";
+        error!(group = %self.group.name(), why);
+        let fault = Fault::Full(why.to_owned());
+        let refusal = fault.refusal();
+        self.group.shared.progress.send_modify(|now| now.fault = Some(fault));
+        Err(refusal)
+    }
+
+    fn has_room_for(&self, bytes: u64) -> bool {
+        self.opening.reserve.as_ref().is_none_or(|reserve| reserve.has_room_for(bytes))
     }
 
     fn write_bases(&mut self, session: SessionId, bases: &[(ResyncId, Vec<Frame>)]) -> Result<(), Refusal> {

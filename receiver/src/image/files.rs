@@ -14,7 +14,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use journal::disk::{Disk, FileDisk};
+use journal::disk::{Disk, FileDisk, Reserve};
 use journal::store::{Version, View, VolumeInfo, When};
 use journal::types::{Extent, GroupId, SECTOR_BYTES, Sector, Sectors, Seq, VolumeUuid};
 use tracing::warn;
@@ -72,8 +72,8 @@ impl Move {
 
 impl Files {
     /// Reads the state; held files are locked and left alone.
-    pub(crate) fn load(dir: &Path, group: GroupId) -> Result<Self> {
-        let disk = FileDisk::create(dir)?;
+    pub(crate) fn load(dir: &Path, group: GroupId, reserve: Option<Arc<Reserve>>) -> Result<Self> {
+        let disk = FileDisk::create(dir)?.with_reserve(reserve);
         let state = ImageState::load(&disk, group)?;
         let mut files = Self {
             dir: dir.to_owned(),

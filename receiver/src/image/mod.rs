@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use journal::disk::Reserve;
 use journal::log::Finding;
 use journal::store::PointInfo;
 use journal::types::{Seq, VolumeUuid};
@@ -93,12 +94,13 @@ enum Command {
 
 impl Image {
     /// Starts the thread of a group's image; the files are in `dir`.
-    pub(crate) fn start(group: Group, dir: &Path) -> Result<(Self, JoinHandle<()>)> {
-        let files = Files::load(dir, group.id())?;
+    pub(crate) fn start(group: Group, dir: &Path, reserve: &Arc<Reserve>) -> Result<(Self, JoinHandle<()>)> {
+        let files = Files::load(dir, group.id(), Some(Arc::clone(reserve)))?;
         let (commands, receiver) = sync_channel(4);
         let shared =
             Arc::new(Shared { dir: dir.to_owned(), stopping: AtomicBool::new(false), shown: Mutex::default() });
-        let follower = Follower { group: group.clone(), files, shared: shared.clone() };
+        let reserve = Arc::clone(reserve);
+        let follower = Follower { group: group.clone(), files, reserve, shared: shared.clone() };
         follower.show(None);
         let name = format!("image-{:.8}", group.id().to_string());
         let thread = std::thread::Builder::new().name(name).spawn(move || follower.run(&receiver))?;
@@ -160,6 +162,7 @@ fn stopping() -> Error {
 struct Follower {
     group: Group,
     files: Files,
+    reserve: Arc<Reserve>,
     shared: Arc<Shared>,
 }
 
@@ -192,6 +195,11 @@ impl Follower {
 
     /// Settles and follows; how long to rest after it.
     fn catch_up(&mut self) -> Duration {
+        if self.reserve.is_in_use() {
+            // What is left is for what cannot be made anew.
+            self.show(Some("it waits: the store's disk is full".to_owned()));
+            return PAUSE;
+        }
         let result = self.group.library().and_then(|library| {
             let version = library.now();
             let (group, shared) = (&self.group, &self.shared);

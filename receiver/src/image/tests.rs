@@ -44,7 +44,7 @@ fn it_follows_and_rolls_back_to_any_point_and_undoes_it() {
     for seed in 0..10 {
         let dir = tempfile::tempdir().unwrap();
         let mut history = History::new(seed, &[700, 33]);
-        let mut files = Files::load(dir.path(), GROUP).unwrap();
+        let mut files = Files::load(dir.path(), GROUP, None).unwrap();
         for _ in 0..6 {
             history.run(8);
             files.settle(&history.version(), &mut go).unwrap();
@@ -61,7 +61,7 @@ fn it_follows_and_rolls_back_to_any_point_and_undoes_it() {
             // The same process goes on, or another one.
             if seed % 2 == 0 {
                 drop(files);
-                files = Files::load(dir.path(), GROUP).unwrap();
+                files = Files::load(dir.path(), GROUP, None).unwrap();
             }
             if one != two {
                 roll(&mut files, &history, Goal::Undo, &mut go).unwrap();
@@ -80,7 +80,7 @@ fn it_follows_and_rolls_back_to_any_point_and_undoes_it() {
 fn only_blocks_that_differ_are_written() {
     let dir = tempfile::tempdir().unwrap();
     let mut history = History::new(1, &[4000]);
-    let mut files = Files::load(dir.path(), GROUP).unwrap();
+    let mut files = Files::load(dir.path(), GROUP, None).unwrap();
     history.run(60);
     files.settle(&history.version(), &mut go).unwrap();
     for _ in 0..20 {
@@ -104,7 +104,7 @@ fn a_crash_at_any_place_is_finished_at_the_next_start() {
         let mut rng = Rng::new(seed);
         let dir = tempfile::tempdir().unwrap();
         let mut history = History::new(seed, &[900, 60]);
-        let mut files = Files::load(dir.path(), GROUP).unwrap();
+        let mut files = Files::load(dir.path(), GROUP, None).unwrap();
         let mut expect = None;
         for _ in 0..12 {
             history.run(3);
@@ -126,7 +126,7 @@ fn a_crash_at_any_place_is_finished_at_the_next_start() {
                 Err(_) => {
                     crashes += 1;
                     drop(files);
-                    files = Files::load(dir.path(), GROUP).unwrap();
+                    files = Files::load(dir.path(), GROUP, None).unwrap();
                     // The stack says where it is going, whether or not it got there before.
                     let state = files.state();
                     let poses = state.intent.as_ref().map(|intent| &intent.poses);
@@ -137,9 +137,9 @@ fn a_crash_at_any_place_is_finished_at_the_next_start() {
                 }
             }
         }
-        let mut files = Files::load(dir.path(), GROUP).unwrap_or_else(|_| {
+        let mut files = Files::load(dir.path(), GROUP, None).unwrap_or_else(|_| {
             drop(files);
-            Files::load(dir.path(), GROUP).unwrap()
+            Files::load(dir.path(), GROUP, None).unwrap()
         });
         let version = history.version();
         files.settle(&version, &mut go).unwrap();
@@ -157,14 +157,14 @@ fn what_somebody_else_changed_is_found_before_it_is_touched() {
         let dir = tempfile::tempdir().unwrap();
         let mut history = History::new(4, &[4000]);
         history.run(40);
-        let mut files = Files::load(dir.path(), GROUP).unwrap();
+        let mut files = Files::load(dir.path(), GROUP, None).unwrap();
         files.settle(&history.version(), &mut go).unwrap();
         let (held, target) = (history.any_point(), history.any_point());
         roll(&mut files, &history, to(&history, held), &mut go).unwrap();
         if restart {
             files.stop().unwrap();
             drop(files);
-            files = Files::load(dir.path(), GROUP).unwrap();
+            files = Files::load(dir.path(), GROUP, None).unwrap();
         }
         let path = files.path(uuid(0));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
@@ -184,7 +184,7 @@ fn an_image_that_was_deleted_or_replaced_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let mut history = History::new(5, &[500]);
     history.run(20);
-    let mut files = Files::load(dir.path(), GROUP).unwrap();
+    let mut files = Files::load(dir.path(), GROUP, None).unwrap();
     files.settle(&history.version(), &mut go).unwrap();
     let path = files.path(uuid(0));
     fs::remove_file(&path).unwrap();
@@ -195,7 +195,7 @@ fn an_image_that_was_deleted_or_replaced_is_made_again() {
     drop(files);
     fs::remove_file(&path).unwrap();
     fs::write(&path, vec![5; 5000]).unwrap();
-    let mut files = Files::load(dir.path(), GROUP).unwrap();
+    let mut files = Files::load(dir.path(), GROUP, None).unwrap();
     files.settle(&history.version(), &mut go).unwrap();
     check(dir.path(), &history, newest(&history));
 }
@@ -205,7 +205,7 @@ fn a_held_image_is_locked_against_others() {
     let dir = tempfile::tempdir().unwrap();
     let mut history = History::new(6, &[100]);
     history.run(5);
-    let mut files = Files::load(dir.path(), GROUP).unwrap();
+    let mut files = Files::load(dir.path(), GROUP, None).unwrap();
     files.settle(&history.version(), &mut go).unwrap();
     let path = files.path(uuid(0));
     let other = fs::File::open(&path).unwrap();
@@ -227,7 +227,7 @@ fn an_image_that_is_replaced_while_it_is_open_is_noticed() {
         for remove in [true, false] {
             let dir = tempfile::tempdir().unwrap();
             let mut history = History::new(3, &[700, 33]);
-            let mut files = Files::load(dir.path(), GROUP).unwrap();
+            let mut files = Files::load(dir.path(), GROUP, None).unwrap();
             history.run(20);
             files.follow(&history.version(), &mut go).unwrap();
             let (one, two) = (history.any_point(), history.any_point());
@@ -258,7 +258,7 @@ fn a_journal_that_ends_before_the_image_is_compared_in_full() {
         let (mut long, mut short) = (History::new(3, &[700, 33]), History::new(3, &[700, 33]));
         long.run(40);
         short.run(4);
-        let mut files = Files::load(dir.path(), GROUP).unwrap();
+        let mut files = Files::load(dir.path(), GROUP, None).unwrap();
         files.settle(&long.version(), &mut go).unwrap();
         let (early, late) = (*long.points.keys().nth(1).unwrap(), newest(&long));
         if held {
@@ -268,7 +268,7 @@ fn a_journal_that_ends_before_the_image_is_compared_in_full() {
         check(dir.path(), &long, late);
         files.stop().unwrap();
         drop(files);
-        let mut files = Files::load(dir.path(), GROUP).unwrap();
+        let mut files = Files::load(dir.path(), GROUP, None).unwrap();
         files.settle(&short.version(), &mut go).unwrap();
         match held {
             true => check(dir.path(), &long, late),
