@@ -26,6 +26,8 @@ pub const FRAME_TABLES_BYTES: usize = 16 * FRAME_UNITS + 4 * FRAME_CRCS + 48 * F
 pub const FRAME_BYTES: usize = 256 + FRAME_TABLES_BYTES + FRAME_PAYLOAD_BYTES;
 /// A name of a group, volume or mark.
 pub const NAME_BYTES: usize = 64;
+/// Runs of extents in one answer about what changed: 32 KiB.
+pub const CHANGED_RUNS: usize = 4096;
 /// Volumes in a group: a bound on what a hostile peer can make us remember.
 pub const GROUP_VOLUMES: u32 = 256;
 /// Content of a segment before it is sealed. Small enough that its index is built and checked in milliseconds.

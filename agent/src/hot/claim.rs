@@ -14,8 +14,7 @@
 
 use std::collections::BTreeSet;
 
-use journal::types::{Sectors, VolumeNo, WallTime};
-use journal::wire::Changed;
+use journal::types::{Changed, Sectors, VolumeNo, WallTime};
 
 use super::evidence::LATE_BOOT_US;
 use super::{ExtentNo, Left, Testimony, extents_in};

@@ -38,8 +38,7 @@ mod worlds;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use journal::types::{BootId, EpochId, GroupId, Sectors, VolumeUuid};
-use journal::wire::CHANGED_EXTENT_SECTORS;
+use journal::types::{BootId, CHANGED_EXTENT_SECTORS, EpochId, GroupId, Sectors, VolumeUuid};
 
 pub use claim::Claim;
 pub use evidence::{Now, Testimony, left_by};

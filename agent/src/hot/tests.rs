@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use journal::disk::{Disk, FileDisk, SimDisk};
-use journal::types::{BootId, EpochId, GroupId, Sectors, Seq, VolumeUuid, WallTime};
-use journal::wire::{Changed, ExtentRun};
+use journal::types::{BootId, Changed, EpochId, ExtentRun, GroupId, Sectors, Seq, VolumeUuid, WallTime};
 use nbd::{Export, Transfer};
 
 use super::codec::{Change, FILE_BYTES, NOTE_AT, Note, Run, SECTOR, TRANSACTIONS_AT, Transaction};

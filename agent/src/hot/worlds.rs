@@ -4,8 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use journal::disk::sim::Rng;
-use journal::types::{Sectors, VolumeNo, WallTime};
-use journal::wire::{Changed, ExtentRun};
+use journal::types::{Changed, ExtentRun, Sectors, VolumeNo, WallTime};
 
 use super::tests::subject;
 use super::{Claim, ExtentNo, Left, Testimony, ranges};

@@ -167,7 +167,7 @@ fn a_start_reads_again_whatever_is_not_proved() {
     // Stopped in the middle of a resync: what is proved and known to be unread is not read in full.
     let mut state = known(true);
     let stopped = state.stopped.as_mut().unwrap();
-    stopped.unread = Some(BTreeMap::from([(VolumeNo(0), vec![0..4096]), (VolumeNo(4), vec![])]));
+    stopped.unread = Some(BTreeMap::from([(VolumeNo(0), vec![0..4096, 8192..12288]), (VolumeNo(4), vec![])]));
     for (fact, action, why) in [
         (facts("a", 8, Some(true)), Action::Resume, "before all that had changed was read"),
         (facts("a", 8, Some(false)), Compare, "written to while nobody watched"),

@@ -2,8 +2,8 @@
 
 use super::view::View;
 use crate::error::{Error, Result};
-use crate::types::{Extent, Sector, Seq, VolumeNo};
-use crate::wire::{CHANGED_EXTENT_SECTORS, Changed, ExtentRun, MAX_CHANGED_RUNS};
+use crate::limits::CHANGED_RUNS;
+use crate::types::{CHANGED_EXTENT_SECTORS, Changed, Extent, ExtentRun, Sector, Seq, VolumeNo};
 
 /// Extents looked at for one page, at most: 4 TiB, for which a bit each takes 128 KiB.
 const PAGE_EXTENTS: u32 = 1 << 20;
@@ -12,7 +12,7 @@ impl View {
     /// The extents of `volume` that records after `after` and up to this view's place, or bases sealed there, have touched: from
     /// extent `first` on, as many as a page holds. What a change of its size cut off or gave back counts as touched.
     pub fn changed_extents(&self, after: Option<Seq>, volume: VolumeNo, first: u32) -> Result<Changed> {
-        self.changed_page(after, volume, first, PAGE_EXTENTS, MAX_CHANGED_RUNS)
+        self.changed_page(after, volume, first, PAGE_EXTENTS, CHANGED_RUNS)
     }
 
     pub(super) fn changed_page(

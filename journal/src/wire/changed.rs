@@ -1,34 +1,10 @@
-//! Which extents of a volume a receiver's journal changed after a place in the order: coarse, in pages.
+//! Bytes of what is said about changed extents.
 
 use crate::codec::{Malformed, Reader, Writer};
-use crate::types::Sectors;
+use crate::types::{Changed, ExtentRun, Sectors};
 
-/// Sectors of an extent here: 4 MiB, as in an agent's log of hot extents.
-pub const CHANGED_EXTENT_SECTORS: u64 = 8192;
-/// Runs of extents in one answer, at most.
-pub const MAX_CHANGED_RUNS: usize = 4096;
 pub(super) const CHANGED_BYTES: usize = 16;
 pub(super) const RUN_BYTES: usize = 8;
-
-/// Neighbours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExtentRun {
-    /// The first extent's number on its volume.
-    pub first: u32,
-    /// At least 1; the numbers do not go beyond 32 bits.
-    pub count: u32,
-}
-
-/// One page of an answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Changed {
-    /// How large the volume is; `None`: it is not there.
-    pub size: Option<Sectors>,
-    /// From which extent on nothing is said yet; `None`: that was all.
-    pub next: Option<u32>,
-    /// In order and apart, all before `next`; at most [`MAX_CHANGED_RUNS`].
-    pub runs: Vec<ExtentRun>,
-}
 
 impl Changed {
     pub(super) fn encode(&self, w: &mut Writer) {

@@ -2,12 +2,12 @@
 
 use std::ops::RangeInclusive;
 
-use super::changed::{CHANGED_BYTES, MAX_CHANGED_RUNS, RUN_BYTES};
+use super::changed::{CHANGED_BYTES, RUN_BYTES};
 use super::fields::TEXT_BYTES;
 use super::group::{BASE_HEAD_BYTES, HEAD_BYTES, MAX_COMPARE_BLOCKS, REPORT_BYTES, VOLUME_REPORT_BYTES};
 use super::handshake::{HELLO_BYTES, SOFTWARE_BYTES, WELCOME_BYTES};
 use crate::codec::{FRAME_HEADER_BYTES, Malformed, Reader, Writer};
-use crate::limits::{FRAME_BYTES, GROUP_VOLUMES, NAME_BYTES};
+use crate::limits::{CHANGED_RUNS, FRAME_BYTES, GROUP_VOLUMES, NAME_BYTES};
 
 /// Bytes in front of each message's body.
 pub const MESSAGE_HEADER_BYTES: usize = 8;
@@ -87,7 +87,7 @@ tags! {
     /// Asks which extents changed.
     ChangedFrom = 0x0036, 8, 8;
     /// Those that did.
-    ChangedExtents = 0x0037, CHANGED_BYTES, CHANGED_BYTES + RUN_BYTES * MAX_CHANGED_RUNS;
+    ChangedExtents = 0x0037, CHANGED_BYTES, CHANGED_BYTES + RUN_BYTES * CHANGED_RUNS;
 }
 
 const MAX_VOLUMES: usize = GROUP_VOLUMES as usize;

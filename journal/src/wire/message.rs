@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 
-use super::changed::Changed;
 use super::fields::{self, TEXT_BYTES, put_text, put_time, text};
 use super::group::{BaseHead, MAX_COMPARE_BLOCKS, NoMark, Report};
 use super::handshake::{Hello, Welcome};
@@ -10,7 +9,7 @@ use super::header::{MESSAGE_HEADER_BYTES, MessageHeader, Tag};
 use super::refusal::Refusal;
 use crate::codec::{Malformed, Reader, Writer};
 use crate::limits::NAME_BYTES;
-use crate::types::{GroupId, Hash, Head, ResyncId, Seq, VolumeNo, WallTime};
+use crate::types::{Changed, GroupId, Hash, Head, ResyncId, Seq, VolumeNo, WallTime};
 
 /// Everything that is said on a session's streams. Which may be said where stands in `docs/PROTOCOL.md`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,7 +15,6 @@ mod message;
 mod refusal;
 
 pub use crate::types::Head;
-pub use changed::{CHANGED_EXTENT_SECTORS, Changed, ExtentRun, MAX_CHANGED_RUNS};
 pub use fields::{NAME_RULE, TEXT_BYTES, is_name};
 pub use group::{
     AgentState, BaseHead, LagReport, MAX_COMPARE_BLOCKS, NoMark, Progress, Report, TrackerKind, VolumeReport,

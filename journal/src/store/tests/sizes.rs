@@ -11,7 +11,6 @@ use crate::disk::{Disk, SimDisk};
 use crate::error::ErrorKind;
 use crate::frame::{FrameBuilder, FrameSeal};
 use crate::types::*;
-use crate::wire::{CHANGED_EXTENT_SECTORS, Changed};
 
 /// 2 TiB and 16 TiB in sectors: where 32 bits of sectors, and of 4 KiB blocks, end.
 const EDGES: [u64; 2] = [1 << 32, 1 << 35];
