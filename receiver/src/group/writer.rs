@@ -164,6 +164,10 @@ impl Writer {
             None => store.drop_unsealed_bases(Some(resync)).map(|()| None),
         };
         let head = synced.map_err(|error| self.fail(session, &error));
+        if let Err(refusal) = &head {
+            // Nothing else may be on its way that would end the session, and only a new one opens the journal anew.
+            self.refuse(session, refusal.clone());
+        }
         self.publish();
         head
     }
@@ -176,11 +180,16 @@ impl Writer {
         let Batch { session, live, bases, rooms } = batch;
         let result = self.write_bases(session, &bases).and_then(|()| self.write_live(session, &live));
         if let Err(refusal) = result {
-            self.refused = Some(session);
-            self.group.shared.progress.send_modify(|now| now.refused = Some(refusal));
+            self.refuse(session, refusal);
         }
         self.publish();
         drop(rooms);
+    }
+
+    /// Takes nothing more of this session, and ends it.
+    fn refuse(&mut self, session: SessionId, refusal: Refusal) {
+        self.refused = Some(session);
+        self.group.shared.progress.send_modify(|now| now.refused = Some(refusal));
     }
 
     fn write_bases(&mut self, session: SessionId, bases: &[(ResyncId, Vec<Frame>)]) -> Result<(), Refusal> {
