@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use journal::error::{Error, Result};
+use journal::failpoint::Step;
 use journal::wire::{Message, RebaseReason, Refusal, RefusalCode, Stranger};
 use link::{MessageReader, MessageWriter};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -15,6 +16,7 @@ use super::reports::News;
 use super::state::{MEASURE_EVERY, Next, Stream};
 use super::{Streams, changed};
 use crate::run::{Group, Verdicts};
+use crate::spool::say_passed;
 
 /// Answers to requests for marks that may wait to be sent.
 const ANSWERS: usize = 64;
@@ -158,6 +160,7 @@ impl Live {
             return Ok(false);
         }
         writer.send_frame(frame.bytes().clone()).await?;
+        say_passed(&frame, Step::GapSent, Step::SealedSent);
         self.shared().stream.frame_sent(head, bytes);
         Ok(true)
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use journal::disk::Disk;
 use journal::error::{Error as JournalError, ErrorKind};
+use journal::failpoint::{self, Step};
 use journal::frame::Frame;
 use journal::log::{BaseHead, Entropy, Finding, Head};
 use journal::store::Store;
@@ -164,9 +165,10 @@ impl Writer {
             None => store.drop_unsealed_bases(Some(resync)).map(|()| None),
         };
         let head = synced.map_err(|error| self.fail(session, &error));
-        if let Err(refusal) = &head {
+        match &head {
+            Ok(_) => failpoint::passed(Step::BaseMadeWay),
             // Nothing else may be on its way that would end the session, and only a new one opens the journal anew.
-            self.refuse(session, refusal.clone());
+            Err(refusal) => self.refuse(session, refusal.clone()),
         }
         self.publish();
         head
