@@ -5,6 +5,7 @@
 pub mod codec;
 pub mod disk;
 pub mod error;
+pub mod failpoint;
 pub mod frame;
 pub mod index;
 pub mod limits;

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 
 use agent::priority;
 use jiff::Zoned;
+use journal::failpoint;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -94,6 +95,17 @@ impl Context {
                 .advise("leave it out; restore and rollback have it")),
             false => Ok(()),
         }
+    }
+
+    /// For tests: the steps at which this process is to end, or to fail. Whoever did not mean that is told.
+    pub(crate) fn arm_failpoints(&self) -> Result<(), Failure> {
+        let Some(steps) = std::env::var_os(failpoint::VARIABLE) else { return Ok(()) };
+        let steps = steps.to_string_lossy();
+        failpoint::arm(&steps).map_err(|error| {
+            Failure::argument(error.to_string()).advise(format!("unset {}: it is for tests", failpoint::VARIABLE))
+        })?;
+        self.out.beside(&format!("{}={steps}: this process ends, or fails, at these steps", failpoint::VARIABLE));
+        Ok(())
     }
 
     fn client(&self, sockets: impl Fn(&Config, &Global) -> Vec<PathBuf>) -> Result<Client, Failure> {

@@ -48,6 +48,7 @@ async fn run_groups(
         remote: if nbd_remote { agent::RemoteClients::Allowed } else { agent::RemoteClients::Refused },
         socket: context.global.socket.clone(),
     };
+    context.arm_failpoints()?;
     allow_many_files();
     let out = context.out;
     // Whoever started it may not read: that does not stop an agent.

@@ -22,6 +22,7 @@ pub(super) async fn run(context: &Context, args: &Serve) -> Outcome {
         control_socket: context.global.socket.clone(),
         images: !args.no_images && config.receiver.images != Some(false),
     };
+    context.arm_failpoints()?;
     allow_many_files();
     let out = context.out;
     let ready = move |Ready { listen, id, .. }: Ready| {

@@ -28,6 +28,8 @@ pub(crate) struct Cluster {
     listen: String,
     /// Where an invitation says that the receiver is, if not where it listens.
     pub(crate) address: Option<String>,
+    /// Failpoints of the receiver that is started next, and of the agent.
+    pub(crate) failpoints: (Option<String>, Option<String>),
     // Last: the processes are gone before their files are.
     dir: TempDir,
 }
@@ -57,6 +59,7 @@ impl Cluster {
             memory_max_kib: (0, 0),
             listen: "127.0.0.1:0".to_owned(),
             address: None,
+            failpoints: (None, None),
             dir,
         }
     }
@@ -107,7 +110,8 @@ impl Cluster {
     pub(crate) fn spawn_receiver(&mut self) {
         let args =
             self.args(&words(&["serve".as_ref(), self.store.as_os_str(), "--listen".as_ref(), self.listen.as_ref()]));
-        self.receiver = Some(Process::start(&self.path("receiver.log"), &args));
+        let armed = self.failpoints.0.take();
+        self.receiver = Some(start(&self.path("receiver.log"), &args, armed));
     }
 
     pub(crate) fn start_receiver(&mut self) {
@@ -123,7 +127,8 @@ impl Cluster {
 
     /// Starts an agent without waiting for it.
     pub(crate) fn spawn_agent(&mut self) {
-        self.agent = Some(Process::start(&self.path("agent.log"), &self.protect_args()));
+        let armed = self.failpoints.1.take();
+        self.agent = Some(start(&self.path("agent.log"), &self.protect_args(), armed));
     }
 
     /// As [`start_agent`](Self::start_agent), by whoever starts processes in another way.
@@ -167,8 +172,12 @@ impl Cluster {
 
     /// What the agent with this state says by itself of the group.
     pub(crate) fn status_of(&self, state: &Path) -> Value {
-        let (_, body) = request(&state.join("agent.sock"), "GET", "/v1/status", "").unwrap();
-        serde_json::from_slice::<Value>(&body).unwrap()["groups"][0].clone()
+        try_status(state).expect("the agent answers")
+    }
+
+    /// What the agent says by itself of the group; `None` while it does not answer.
+    pub(crate) fn look_at_agent(&self) -> Option<Value> {
+        try_status(&self.state)
     }
 
     fn protect_args(&self) -> Vec<OsString> {
@@ -199,6 +208,18 @@ impl Cluster {
     pub(crate) fn kill_agent(&mut self) {
         self.note_memory();
         self.agent.take().unwrap().kill();
+    }
+
+    /// Until it has ended itself.
+    #[track_caller]
+    pub(crate) fn wait_receiver_killed(&mut self) {
+        self.receiver.take().unwrap().wait_killed();
+    }
+
+    /// Until it has ended itself.
+    #[track_caller]
+    pub(crate) fn wait_agent_killed(&mut self) {
+        self.agent.take().unwrap().wait_killed();
     }
 
     #[track_caller]
@@ -322,6 +343,13 @@ impl Cluster {
         points["gaps"].as_array().unwrap().iter().map(gap).collect()
     }
 
+    /// As [`gaps`](Self::gaps), once none is open: with a small spool one may open again at any time.
+    #[track_caller]
+    pub(crate) fn closed_gaps(&self) -> Vec<Gap> {
+        let closed = || Some(self.gaps()).filter(|gaps| gaps.iter().all(|gap| gap.to.is_some()));
+        wait_for("no gap", closed, || self.words())
+    }
+
     /// Until what was written up to now is durable: a mark says so. The agent that runs now is then the one that the receiver
     /// talks to.
     #[track_caller]
@@ -372,6 +400,13 @@ impl Cluster {
     }
 }
 
+fn start(log: &Path, args: &[OsString], failpoints: Option<String>) -> Process {
+    match failpoints {
+        Some(failpoints) => Process::start_armed(log, args, &failpoints),
+        None => Process::start(log, args),
+    }
+}
+
 /// Says where they differ, if they do.
 #[track_caller]
 pub(crate) fn assert_equal(found: &[u8], expect: &[u8]) {
@@ -385,6 +420,11 @@ pub(crate) fn random(seed: u64, length: usize) -> Vec<u8> {
     let mut rng = Rng::new(seed);
     let words = std::iter::repeat_with(move || rng.next_u64().to_le_bytes());
     words.flatten().take(length).collect()
+}
+
+fn try_status(state: &Path) -> Option<Value> {
+    let (_, body) = request(&state.join("agent.sock"), "GET", "/v1/status", "").ok()?;
+    Some(serde_json::from_slice::<Value>(&body).ok()?["groups"][0].clone())
 }
 
 /// A group's status as the receiver at this socket has it.

@@ -14,16 +14,32 @@ use super::watch::Watch;
 /// A workload that runs until it is stopped.
 pub(crate) struct Load {
     recorder: Arc<Recorder>,
+    workload: Workload,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<Stats, WorkloadError>>,
+    /// What was done before it was let go on.
+    before: Option<Stats>,
 }
 
 impl Load {
     pub(crate) fn start(volume: Volume, workload: Workload) -> Self {
-        let (recorder, stop) = (Arc::new(Recorder::in_memory(volume)), Arc::new(AtomicBool::new(false)));
-        let (noted, stopped) = (Arc::clone(&recorder), Arc::clone(&stop));
-        let thread = std::thread::spawn(move || workload.run(&noted, &stopped));
-        Self { recorder, stop, thread }
+        Self::begin(Arc::new(Recorder::in_memory(volume)), workload, None)
+    }
+
+    fn begin(recorder: Arc<Recorder>, workload: Workload, before: Option<Stats>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (load, noted, stopped) = (workload.clone(), Arc::clone(&recorder), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || load.run(&noted, &stopped));
+        Self { recorder, workload, stop, thread, before }
+    }
+
+    /// Nothing is written while this is done; then it goes on, with other choices.
+    pub(crate) fn paused(self, meanwhile: impl FnOnce(History)) -> Self {
+        let (recorder, mut workload) = (Arc::clone(&self.recorder), self.workload.clone());
+        let (history, stats) = self.stop();
+        meanwhile(history);
+        workload.seed += 1;
+        Self::begin(recorder, workload, Some(stats))
     }
 
     /// What happened so far. Take it after the image that it is to judge.
@@ -31,13 +47,18 @@ impl Load {
         self.recorder.history()
     }
 
+    /// How many operations have begun.
+    pub(crate) fn begun(&self) -> usize {
+        self.recorder.begun()
+    }
+
     /// Until so many more operations have begun.
     #[track_caller]
     pub(crate) fn wait_for(&self, more: usize) {
-        let before = self.history().ops().len();
+        let before = self.begun();
         let begun = || {
             self.assert_runs();
-            (self.history().ops().len() >= before + more).then_some(())
+            (self.begun() >= before + more).then_some(())
         };
         wait_for("busy", begun, || format!("{more} more operations than {before}"));
     }
@@ -49,7 +70,11 @@ impl Load {
 
     pub(crate) fn stop(self) -> (History, Stats) {
         self.stop.store(true, Ordering::Relaxed);
-        let stats = self.thread.join().unwrap().unwrap();
+        let mut stats = self.thread.join().unwrap().unwrap();
+        if let Some(before) = &self.before {
+            stats.add(before);
+            stats.elapsed += before.elapsed;
+        }
         (self.recorder.history(), stats)
     }
 }
@@ -109,7 +134,7 @@ pub(crate) fn judge_window(
     watch.check();
     let (from, floor) = cluster.window();
     assert_latest(cluster, floor, &history);
-    let gaps = cluster.gaps();
+    let gaps = cluster.closed_gaps();
     let mut judged = 0;
     for _ in 0..instants {
         let instant = pick(watch, rng, &gaps, from, floor);

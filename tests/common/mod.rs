@@ -6,6 +6,7 @@ pub(crate) mod clock;
 pub(crate) mod cluster;
 pub(crate) mod http;
 pub(crate) mod judged;
+pub(crate) mod power;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod tools;

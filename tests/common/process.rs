@@ -3,11 +3,13 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Instant;
 
+use journal::failpoint::VARIABLE;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -33,6 +35,13 @@ impl Process {
     /// Starts it; its stderr is added to `log`.
     pub(crate) fn start(log: &Path, args: &[OsString]) -> Self {
         Self::spawn(log, command(args))
+    }
+
+    /// The same, with failpoints.
+    pub(crate) fn start_armed(log: &Path, args: &[OsString], failpoints: &str) -> Self {
+        let mut command = command(args);
+        command.env(VARIABLE, failpoints);
+        Self::spawn(log, command)
     }
 
     /// The same in a network namespace. The process is ours all the same: `ip` becomes it.
@@ -97,6 +106,24 @@ impl Process {
         let Self { child, log, .. } = self;
         let exit = wait_for("stopped", || child.try_wait().unwrap(), || last_words(log));
         exit.code().unwrap_or(-1)
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Until it has ended itself by SIGKILL.
+    #[track_caller]
+    pub(crate) fn wait_killed(mut self) {
+        let Self { child, log, .. } = &mut self;
+        let ended = wait_for("killed", || child.try_wait().unwrap(), || last_words(log));
+        assert_eq!(ended.signal(), Some(Signal::KILL.as_raw()), "{ended:?}\n{}", self.last_words());
+    }
+
+    /// Whether it stands still.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
     }
 
     #[track_caller]

@@ -105,7 +105,15 @@ impl Mounted {
     #[track_caller]
     pub(crate) fn ext4(device: &Path, dir: PathBuf) -> Self {
         run(&["mkfs.ext4", "-q", "-F", device.to_str().unwrap()]);
-        Self::new(device, dir, "defaults")
+        Self::of("ext4", device, dir)
+    }
+
+    /// What is on a device.
+    #[track_caller]
+    pub(crate) fn of(fs: &str, device: &Path, dir: PathBuf) -> Self {
+        std::fs::create_dir_all(&dir).unwrap();
+        run(&["mount", "-t", fs, device.to_str().unwrap(), dir.to_str().unwrap()]);
+        Self { dir }
     }
 
     /// Of a device, or with `loop` among the options of a file.

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use journal::codec::{Body, FrameKind, Sealed};
+use journal::failpoint::{self, Step};
 use journal::frame::{Frame, FrameBuilder, FrameSeal};
 use journal::types::{ChainHead, Extent, FrameNo, Hash, Seq, VolumeNo, WallTime};
 
@@ -300,6 +301,7 @@ impl Scan {
     /// Waits until some read has ended.
     fn wait(&mut self) -> Result<()> {
         let (offset, data) = self.reader.wait()?.ok_or_else(|| Error::unavailable("an earlier read failed"))?;
+        let data = data.and_then(|data| failpoint::reached(Step::ExtentRead).map(|()| data));
         let data = data.map_err(|error| error.context("cannot read the source"))?;
         let piece = self.pieces.iter_mut().find(|piece| piece.range.start == offset);
         let piece = piece.expect("what is read is a piece");

@@ -11,6 +11,7 @@
 use std::sync::atomic::Ordering;
 
 use journal::codec::{Body, Gap, GapReason};
+use journal::failpoint::{self, Step};
 use journal::limits::NOTE_BYTES;
 use journal::types::{Extent, Micros, Seq, VolumeNo};
 
@@ -140,9 +141,11 @@ impl Capture {
         if inner.gap_since.is_none() {
             let text = why[..why.floor_char_boundary(NOTE_BYTES / 2)].to_owned();
             inner.push(&*self.clock, time, Body::Gap(Gap { reason, text }));
+            failpoint::passed(Step::GapRecorded);
             self.wake(inner);
         }
         inner.state = CaptureState::Tracking { reason, why: why.to_owned() };
+        failpoint::passed(Step::Tracking);
         self.pressed.store(true, Ordering::Release);
         // Who waits for room need not any more.
         self.taken.notify_all();
@@ -154,6 +157,7 @@ impl Inner {
     pub(super) fn lose(&mut self, volume: VolumeNo, extent: Extent) {
         if matches!(self.state, CaptureState::Tracking { .. }) {
             self.dirty.entry(volume).or_default().mark(extent);
+            failpoint::passed(Step::ChangeTracked);
         }
     }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use journal::codec::{Gap, GapReason};
 use journal::disk::Reserve;
+use journal::failpoint::{self, Step};
 use journal::types::{BootId, ChainHead, EpochId, GroupId, Head, Sectors, VolumeNo, VolumeUuid};
 use journal::wire::RebaseReason;
 use tokio::sync::{Notify, watch};
@@ -190,6 +191,7 @@ impl Group {
             let room = Room { limit_bytes: self.spool_limit_bytes, reserve: Some(Arc::clone(&self.reserve)) };
             let found = Found::anew(&dir, self.id, room, link::random)?;
             let epoch = open_epoch(&mut state, parent, remembered(&subjects)?)?;
+            failpoint::passed(Step::EpochOpened);
             state.set_durable(parent)?;
             // The old logs are of an epoch that is not the last any more: they mean that all is to be compared, and so do the new ones.
             self.read().hot.values().for_each(|hot| hot.retire());
@@ -225,6 +227,7 @@ impl Group {
             carry(&mut run, &mut new);
             (std::mem::replace(&mut *run, new), narrowed)
         };
+        failpoint::passed(Step::RunReplaced);
         // 4. Until here the logs say that all is hot.
         narrowed.iter().for_each(|(hot, left)| hot.narrow(left));
         // 5. The old one ends, and then its spool goes.

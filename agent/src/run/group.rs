@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use journal::codec::{Body, Sealed};
 use journal::disk::Reserve;
+use journal::failpoint::{self, Step};
 use journal::frame::Frame;
 use journal::types::{BootId, Durable, EpochId, GroupId, Head, ResyncId, Seq, VolumeNo, VolumeUuid, WallTime};
 use journal::wire::Refusal;
@@ -321,6 +322,7 @@ impl Group {
         let link_is_fast = self.link_is_fast.load(Ordering::Relaxed);
         let base = Arc::new(Base::start(spec, volumes.clone(), run.compared_with, capture, link_is_fast)?);
         run.stage = Stage::Sending(Arc::clone(&base), std::mem::take(volumes));
+        failpoint::passed(Step::BaseBegun);
         Ok(Some(base))
     }
 
@@ -333,10 +335,12 @@ impl Group {
         }
         let ended = match ended {
             Ok(Some(_)) => {
+                failpoint::passed(Step::BaseWhole);
                 // What changed unrecorded meanwhile is read first: then it is whole another time. It cannot be sealed while nothing is
                 // recorded; a run that ends now has sealed nothing, the next one reads it all again.
                 let sealed = base.whole().and_then(|sealed| run.capture.record_at_once(Body::Sealed(sealed)));
                 if sealed.is_some() {
+                    failpoint::passed(Step::SealedRecorded);
                     tracing::info!(group = self.name, "all was read, and points go on");
                     (run.stage, run.unread) = (Stage::Sealed, None);
                 }

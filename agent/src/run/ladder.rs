@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use journal::codec::{Gap, GapReason};
 use journal::disk::RESERVE_BYTES;
+use journal::failpoint::{self, Step};
 use journal::types::{Head, Sectors, VolumeNo};
 use rustix::fs::statvfs;
 
@@ -53,6 +54,7 @@ impl Group {
         if let Some((spool, dir)) = old {
             drop(spool);
             give_up(&dir, link::random)?;
+            failpoint::passed(Step::SpoolGivenUp);
         }
         self.reserve.tend()?;
         match durable {
@@ -63,8 +65,10 @@ impl Group {
 
     /// Recorded again in the same epoch.
     fn go_on(&self, run: &mut Run) -> Result<()> {
+        failpoint::passed(Step::Room);
         // From here on all is recorded; what changed before is read after this.
         let Some(lost) = run.capture.resume() else { return Ok(()) };
+        failpoint::passed(Step::MapTaken);
         run.compared_with = lost.at;
         match &mut run.stage {
             Stage::Sending(base, volumes) => {
@@ -75,11 +79,13 @@ impl Group {
                 );
                 volumes.extend(parts.iter().cloned());
                 base.add(parts);
+                failpoint::passed(Step::ResyncExtended);
             }
             stage => {
                 let parts = self.parts(lost, Known::Compare);
                 tracing::info!(group = self.name, "changes are recorded again; what changed meanwhile is read");
                 *stage = Stage::Wanted(parts);
+                failpoint::passed(Step::ResyncWanted);
                 self.base_changed.notify_one();
             }
         }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use journal::codec::Sealed;
 use journal::error::{Error, ErrorKind, Result};
+use journal::failpoint;
 use journal::frame::Frame;
 use journal::types::{ResyncId, Seq};
 use journal::wire::Message;
@@ -161,12 +162,14 @@ impl Base {
         if let Some(at) = self.compared_with {
             group.durable_to(at).await;
         }
+        failpoint::passed(failpoint::Step::BaseOpening);
         let (mut writer, mut reader) = open().await?;
         writer.send(&Message::OpenBase { group: group.id(), resync: self.spec.resync }).await?;
         let head = match next(&mut reader).await? {
             Message::BaseOpened(head) => head,
             other => return Err(unexpected(other)),
         };
+        failpoint::passed(failpoint::Step::BaseOpened);
         if !self.window().opened(head) {
             return Ok(None);
         }
@@ -204,6 +207,7 @@ impl Base {
                     written?;
                     if writer.left() == 0 {
                         self.window().frame_sent();
+                        failpoint::passed(failpoint::Step::BaseFrameSent);
                     }
                 }
                 frame = frames.recv(), if !full && !failed => match frame {
@@ -233,6 +237,7 @@ impl Base {
             let acknowledged = match next(reader).await {
                 Ok(Message::BaseDurable(head)) => {
                     on_way.arrived(head.frame.number());
+                    failpoint::passed(failpoint::Step::BaseFrameAcknowledged);
                     self.window().acknowledged(head).map_err(Error::from)
                 }
                 Ok(other) => Err(unexpected(other)),
@@ -263,6 +268,7 @@ impl Reading {
             self.work().progress = reader.progress();
             match frame {
                 Ok(Some(frame)) => {
+                    failpoint::passed(failpoint::Step::BaseFrameRead);
                     if frames.blocking_send(frame).is_err() {
                         return;
                     }
@@ -282,6 +288,7 @@ impl Reading {
 
     /// Waits for more to read; `None`: it is over.
     fn rest(&self, sealed: Sealed) -> Option<Vec<BaseVolume>> {
+        failpoint::passed(failpoint::Step::BaseRead);
         let mut work = self.work();
         if work.added.is_empty() {
             work.idle = Some(sealed);

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 
 use journal::error::{Error, Result};
+use journal::failpoint::{self, Step};
 use journal::types::{Extent, Hash, VolumeNo};
 use journal::wire::{MAX_COMPARE_BLOCKS, Message};
 use link::{MessageReader, MessageWriter};
@@ -81,6 +82,7 @@ pub(super) async fn answer(
     // All up to there has to be at the receiver.
     group.durable_to(at).await;
     let Some(mut ask) = asks.recv().await else { return std::future::pending().await };
+    failpoint::passed(Step::CompareOpening);
     let (mut writer, mut reader) = open().await?;
     writer.send(&Message::OpenCompare { group: group.id(), at }).await?;
     match next(&mut reader).await? {
@@ -89,6 +91,7 @@ pub(super) async fn answer(
     }
     loop {
         let hashes = fetch(&ask, &mut writer, &mut reader).await?;
+        failpoint::passed(Step::HashesCame);
         // A reader that was ended waits for nothing.
         let _ = ask.reply.send(hashes);
         match asks.recv().await {
@@ -111,6 +114,7 @@ async fn fetch(ask: &Ask, writer: &mut MessageWriter, reader: &mut MessageReader
         let blocks = u32::try_from(step.min(end - first_block)).unwrap_or(MAX_COMPARE_BLOCKS);
         writer.send(&Message::CompareRange { volume: ask.volume, first_block, blocks }).await?;
     }
+    failpoint::passed(Step::HashesAsked);
     let mut all = Vec::new();
     for first in firsts {
         match next(reader).await? {

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use journal::error::{Error, Result};
+use journal::failpoint::Step;
+use journal::frame::Frame;
 use journal::types::Head;
 use journal::wire::{Message, RebaseReason, Refusal, RefusalCode, Stranger};
 use link::{MessageReader, MessageWriter};
@@ -18,6 +20,7 @@ use super::reports::News;
 use super::state::{Next, Stream};
 use super::{Streams, changed};
 use crate::run::{Group, Verdicts};
+use crate::spool::say_passed;
 
 /// Answers to requests for marks that may wait to be sent.
 const ANSWERS: usize = 64;
@@ -33,10 +36,10 @@ pub(super) struct Live {
 }
 
 /// A frame that is being written: the end of the order after it, and its bytes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Begun {
+    frame: Frame,
     head: Head,
-    bytes: usize,
 }
 
 /// What reading and writing share; both are in one task.
@@ -181,14 +184,15 @@ impl Live {
             return Ok(None);
         }
         writer.begin_frame(frame.bytes().clone());
-        Ok(Some(Begun { head, bytes }))
+        Ok(Some(Begun { frame, head }))
     }
 
     /// Whether all of the frame is written, which is then remembered.
     fn has_sent(&self, begun: &Begun, writer: &MessageWriter) -> bool {
         let done = writer.left() == 0;
         if done {
-            self.shared().stream.frame_sent(begun.head, begun.bytes);
+            say_passed(&begun.frame, Step::GapSent, Step::SealedSent);
+            self.shared().stream.frame_sent(begun.head, begun.frame.bytes().len());
             self.group.sent(begun.head.seq);
         }
         done

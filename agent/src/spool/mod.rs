@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use journal::codec::{Body, EpochBegin};
 use journal::disk::Reserve;
+use journal::failpoint::{self, Step};
 use journal::frame::Frame;
 use journal::log::{Head, Log};
 use journal::types::{BootId, ChainHead, Durable, EpochId, GroupId, Micros, Seq, WallTime};
@@ -222,6 +223,7 @@ impl Spool {
     pub fn acked(&self, durable: Durable) {
         let now = self.capture.clock().boottime();
         let mut recent = self.shared.recent();
+        recent.say_passed(durable.0);
         recent.durable = recent.durable.max(Some(durable.0));
         let Recent { ages, lag, .. } = &mut *recent;
         ages.forget(durable.0, |made| lag.note(made.age(now)));
@@ -377,6 +379,17 @@ impl Recent {
         self.frames.push_back(frame);
     }
 
+    /// All up to `durable` has just become so.
+    fn say_passed(&self, durable: Seq) {
+        if failpoint::is_armed(Step::SealedAcknowledged) {
+            let new = |frame: &&Frame| frame.last_seq() > self.durable && frame.last_seq() <= Some(durable);
+            let sealed = |frame: &Frame| frame.records().any(|record| matches!(record.body, Body::Sealed(_)));
+            if self.frames.iter().filter(new).any(sealed) {
+                failpoint::passed(Step::SealedAcknowledged);
+            }
+        }
+    }
+
     fn evict(&mut self) {
         while self.bytes > RECENT_BYTES
             && let Some(frame) = self.frames.pop_front_if(|frame| frame.last_seq() <= self.logged)
@@ -402,6 +415,20 @@ fn made(frame: &Frame, time: WallTime) -> Moment {
 /// When a record was made that bears `time`, perhaps before the machine was started: only the wall clock tells.
 fn long_ago(clock: &dyn Clock, time: WallTime) -> Moment {
     Moment::before(clock.boottime(), clock.wall().since(time))
+}
+
+/// Something was done with this frame: that is a step, if a gap or `sealed` is in it.
+pub(crate) fn say_passed(frame: &Frame, gap: Step, sealed: Step) {
+    if !failpoint::is_armed(gap) && !failpoint::is_armed(sealed) {
+        return;
+    }
+    for record in frame.records() {
+        match record.body {
+            Body::Gap(_) => failpoint::passed(gap),
+            Body::Sealed(_) => failpoint::passed(sealed),
+            _ => {}
+        }
+    }
 }
 
 /// Memory that a frame holds: a large one the whole buffer that it was built in.

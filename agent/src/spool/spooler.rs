@@ -5,12 +5,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use journal::codec::{Body, ClockKind, FrameKind, GapReason};
+use journal::failpoint::{self, Step};
 use journal::frame::{Frame, FrameBuilder, FrameSeal};
 use journal::log::Head;
 use journal::types::{BootId, ChainHead, EpochId, FrameNo, GroupId, Seq, SessionId};
 
-use super::Shared;
 use super::adaptive::Adaptive;
+use super::{Shared, say_passed};
 use crate::Result;
 use crate::capture::{Capture, Taken};
 
@@ -119,6 +120,7 @@ impl Spooler {
                 bytes >> 20,
                 self.limit_bytes >> 20
             );
+            failpoint::passed(Step::SpoolFull);
             self.capture.spool_is_full(&why);
         } else {
             self.capture.spool_has_room();
@@ -132,7 +134,10 @@ impl Spooler {
         if log.closed().is_some() {
             return Ok(());
         }
-        log.append(frames, SessionId(0), self.capture.clock().wall())
+        log.reached(Step::SpoolAppend)?;
+        log.append(frames, SessionId(0), self.capture.clock().wall())?;
+        frames.iter().for_each(|frame| say_passed(frame, Step::GapSpooled, Step::SealedSpooled));
+        Ok(())
     }
 
     fn close(&mut self, builder: &mut FrameBuilder) -> Frame {

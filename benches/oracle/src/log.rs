@@ -116,6 +116,11 @@ impl Recorder {
         Ok(())
     }
 
+    /// How many operations were noted so far.
+    pub fn begun(&self) -> usize {
+        self.lock().ops.len()
+    }
+
     /// What was noted so far, ready to judge by.
     pub fn history(&self) -> History {
         let ops = self.lock().ops.clone();

@@ -348,7 +348,8 @@ impl Stats {
         }
     }
 
-    fn add(&mut self, other: &Self) {
+    /// Counts what another run did as well.
+    pub fn add(&mut self, other: &Self) {
         self.ops += other.ops;
         self.bytes += other.bytes;
         self.flushes += other.flushes;

@@ -12,6 +12,7 @@ use crate::codec::{
 };
 use crate::disk::{File, Open};
 use crate::error::{Error, ErrorKind, Result};
+use crate::failpoint::{self, Step};
 use crate::frame::Frame;
 use crate::index::{Builder, Ending, Footer, times};
 use crate::types::{ChainHead, Durable, FrameNo, ResyncId, Salt, SegmentNo, Seq, SessionId, WallTime};
@@ -80,6 +81,7 @@ impl Log {
             head = Some(BaseHead { frame: h.number, chain: frame.head() });
         }
         self.write(Chain::Base(resync), frames, session, now)?;
+        self.reached(Step::BaseAppended)?;
         self.bases.entry(resync).or_default().head = head;
         Ok(())
     }
@@ -136,7 +138,7 @@ impl Log {
         self.check_open()?;
         let Some(base) = self.bases.get(&resync) else { return Ok(None) };
         if let Some(writer) = &base.writer {
-            let result = writer.segment.file.sync();
+            let result = writer.segment.file.sync().and_then(|()| failpoint::reached(Step::BaseDurable));
             self.close_on_error(result)?;
         }
         let Some(base) = self.bases.get_mut(&resync) else { return Ok(None) };
@@ -185,6 +187,7 @@ impl Log {
         self.check_open()?;
         for &number in numbers {
             let result = self.manifest.append(ManifestEntry::Dropped(number)).and_then(|()| {
+                failpoint::reached(Step::SegmentDropped)?;
                 match self.disk.remove(&number.file_name()) {
                     Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
                     removed => removed,
@@ -288,8 +291,10 @@ impl Log {
         file.write_at(0, &[IoSlice::new(&bytes)])?;
         file.sync()?;
         self.disk.sync_dir()?;
+        base_reached(header.kind, Step::BaseSegmentMade)?;
         let created = SegmentCreated { number: header.number, salt: header.salt, resync, first: first_seq };
         self.manifest.append(ManifestEntry::Created(created))?;
+        base_reached(header.kind, Step::BaseSegmentNamed)?;
         self.next = SegmentNo(self.next.0 + 1);
         let segment = Arc::new(Segment { header, file, sealed: None, state: SegmentState::Good });
         self.segments.insert(header.number, segment.clone());
@@ -343,8 +348,10 @@ impl Log {
         segment.file.write_at(footer_at, &[IoSlice::new(&bytes)])?;
         trim(&*segment.file, file_bytes)?;
         segment.file.sync()?;
+        base_reached(segment.header.kind, Step::BaseIndexWritten)?;
         let sealed = SegmentSealed { number: segment.header.number, file_bytes, end, head, last_frame, times };
         self.manifest.append(ManifestEntry::Sealed(sealed))?;
+        base_reached(segment.header.kind, Step::BaseSealed)?;
         Ok(sealed)
     }
 
@@ -355,11 +362,24 @@ impl Log {
         }
     }
 
+    /// A step of whoever uses the log; one that fails closes it, as any other.
+    ///
+    /// # Errors
+    /// As [`failpoint::reached`].
+    pub fn reached(&mut self, step: Step) -> Result<()> {
+        self.close_on_error(failpoint::reached(step))
+    }
+
     fn close_on_error<T>(&mut self, result: Result<T>) -> Result<T> {
         result.inspect_err(|error| {
             self.closed.get_or_insert_with(|| error.to_string());
         })
     }
+}
+
+/// A step that is one of a resync only.
+fn base_reached(kind: SegmentKind, step: Step) -> Result<()> {
+    if matches!(kind, SegmentKind::Base { .. }) { failpoint::reached(step) } else { Ok(()) }
 }
 
 /// A file that was another segment before may be longer than what is in it now.

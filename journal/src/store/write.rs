@@ -8,6 +8,7 @@ use super::version::{Library, Version};
 use crate::codec::{Body, FrameKind, Sealed, SegmentKind};
 use crate::disk::Disk;
 use crate::error::{Error, Result};
+use crate::failpoint::{self, Step};
 use crate::frame::Frame;
 use crate::index::{Builder, Footer};
 use crate::log::{BaseHead, Entropy, Finding, Head, Log, LogOptions, Segment};
@@ -23,6 +24,8 @@ pub struct Store {
     tail: Tail,
     /// Segments were sealed or dropped since the last publication.
     segments_changed: bool,
+    /// A base was sealed since the last [`sync`](Self::sync).
+    seals: bool,
 }
 
 /// Indexes of the live segment being written: small ones, merged as they grow.
@@ -71,7 +74,8 @@ impl Store {
             cache: cache.clone(),
             bytes: 0,
         });
-        let mut store = Self { log, library, cache, timeline, tail: Tail::default(), segments_changed: true };
+        let mut store =
+            Self { log, library, cache, timeline, tail: Tail::default(), segments_changed: true, seals: false };
         store.tail.update(&store.log);
         store.publish()?;
         Ok((store, findings))
@@ -114,12 +118,16 @@ impl Store {
     pub fn append(&mut self, frames: &[Frame], session: SessionId, now: WallTime) -> Result<()> {
         let (frames, _) = self.log.admit(frames)?;
         let sealed = self.sealed_in(frames)?;
-        for resync in sealed {
+        for &resync in &sealed {
             self.log.finish_base(resync)?;
             self.segments_changed = true;
         }
         let mut index = Builder { latest: self.log.latest(), ..Builder::default() };
         self.log.append(frames, session, now)?;
+        if !sealed.is_empty() {
+            self.log.reached(Step::SealedAppended)?;
+            self.seals = true;
+        }
         frames.iter().for_each(|frame| index.add(frame, 0, 0, false));
         index.events.into_iter().for_each(|event| self.timeline.add(event));
         self.tail.update(&self.log);
@@ -132,7 +140,14 @@ impl Store {
     /// Any error closes the store: what is on disk is unknown until it is reopened.
     pub fn sync(&mut self) -> Result<Option<Durable>> {
         let durable = self.log.sync()?;
+        let seals = std::mem::take(&mut self.seals);
+        if seals {
+            self.log.reached(Step::SealedDurable)?;
+        }
         self.publish()?;
+        if seals {
+            failpoint::passed(Step::SealedPublished);
+        }
         Ok(durable)
     }
 

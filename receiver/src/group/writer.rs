@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use journal::disk::{Disk, Reserve};
 use journal::error::{Error as JournalError, ErrorKind};
+use journal::failpoint::{self, Step};
 use journal::frame::Frame;
 use journal::log::{BaseHead, Entropy, Finding, Head};
 use journal::store::Store;
@@ -175,6 +176,11 @@ impl Writer {
             None => store.drop_unsealed_bases(Some(resync)).map(|()| None),
         };
         let head = synced.map_err(|error| self.fail(session, &error));
+        match &head {
+            Ok(_) => failpoint::passed(Step::BaseMadeWay),
+            // Nothing else may be on its way that would end the session, and only a new one opens the journal anew.
+            Err(refusal) => self.refuse(session, refusal.clone()),
+        }
         self.publish();
         head
     }
@@ -189,8 +195,7 @@ impl Writer {
         let written = room.and_then(|()| self.write_bases(session, &bases));
         let result = written.and_then(|()| self.write_live(session, &live));
         if let Err(refusal) = result {
-            self.refused = Some(session);
-            self.group.shared.progress.send_modify(|now| now.refused = Some(refusal));
+            self.refuse(session, refusal);
         }
         self.publish();
         drop(rooms);
@@ -216,6 +221,12 @@ impl Writer {
 
     fn has_room_for(&self, bytes: u64) -> bool {
         self.opening.reserve.as_ref().is_none_or(|reserve| reserve.has_room_for(bytes))
+    }
+
+    /// Takes nothing more of this session, and ends it.
+    fn refuse(&mut self, session: SessionId, refusal: Refusal) {
+        self.refused = Some(session);
+        self.group.shared.progress.send_modify(|now| now.refused = Some(refusal));
     }
 
     fn write_bases(&mut self, session: SessionId, bases: &[(ResyncId, Vec<Frame>)]) -> Result<(), Refusal> {

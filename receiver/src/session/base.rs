@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 
+use journal::failpoint::{self, Step};
 use journal::types::{GroupId, ResyncId};
 use journal::wire::Message;
 use link::{MessageReader, MessageWriter};
@@ -32,6 +33,7 @@ pub(super) async fn serve(
                 if let Some(head) = durable {
                     acked = Some(head.frame);
                     writer.send(&Message::BaseDurable(head)).await?;
+                    failpoint::passed(Step::BaseAcknowledged);
                 }
             }
         }

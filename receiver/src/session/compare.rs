@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use journal::failpoint::{self, Step};
 use journal::limits::UNIT_BYTES;
 use journal::store::View;
 use journal::types::{GroupId, Hash, Seq, VolumeNo};
@@ -31,6 +32,7 @@ pub(super) async fn serve(
         let Message::CompareRange { volume, first_block, blocks } = message else { return Err(out_of_place(&message)) };
         let view = Arc::clone(&view);
         let hashes = blocking(move || hashes(&view, volume, first_block, blocks)).await?;
+        failpoint::passed(Step::HashesMade);
         writer.send(&Message::BlockHashes { first_block, hashes }).await?;
     }
     Ok(())
