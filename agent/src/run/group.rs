@@ -158,9 +158,11 @@ impl Group {
             Err(error) if !is_lost(&error) => return Err(error),
             Ok(Some(_)) | Err(_) => {}
         }
-        let state = self.state();
-        let copied = state.is_copied();
-        let state = state.state().clone();
+        // Not kept: what was decided is remembered.
+        let (copied, state) = {
+            let state = self.state();
+            (state.is_copied(), state.state().clone())
+        };
         let acked = self.link.borrow().durable;
         let take_over = self.take_over.load(Ordering::Acquire);
         let disturbed = self.begins_anew(receiver.map(|head| head.seq));
