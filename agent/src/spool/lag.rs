@@ -1,6 +1,7 @@
 //! How long a change takes from being captured until this agent knows that it is durable at the receiver, by a clock that nobody sets.
 //!
-//! Counted for each run of changes that are told apart, from the oldest of them. It begins anew with each session.
+//! Counted for each run of records that are told apart, from the oldest of them; those of an idle agent too. It begins anew with each session, with
+//! what waited for it.
 
 use hdrhistogram::Histogram;
 use journal::types::Micros;

@@ -121,7 +121,10 @@ struct Shared {
 struct Recent {
     frames: VecDeque<Frame>,
     bytes: usize,
+    /// Changes that are not durable.
     ages: Ages,
+    /// All records that are not, also those that say that nothing happened: their lag is the link's as well.
+    waiting: Ages,
     lag: Lag,
     /// The last record of all frames published.
     spooled: Option<Seq>,
@@ -225,8 +228,9 @@ impl Spool {
         let mut recent = self.shared.recent();
         recent.say_passed(durable.0);
         recent.durable = recent.durable.max(Some(durable.0));
-        let Recent { ages, lag, .. } = &mut *recent;
-        ages.forget(durable.0, |made| lag.note(made.age(now)));
+        recent.ages.forget(durable.0, drop);
+        let Recent { waiting, lag, .. } = &mut *recent;
+        waiting.forget(durable.0, |made| lag.note(made.age(now)));
         drop(recent);
         self.capture.acked(durable.0);
     }
@@ -370,9 +374,12 @@ impl Shared {
 
 impl Recent {
     fn push(&mut self, frame: Frame) {
-        let change = frame.records().find(|record| !matches!(record.body, Body::Clock(_)));
-        if let (Some(change), Some(last)) = (change, frame.last_seq()) {
-            self.ages.add(last, made(&frame, change.time));
+        if let (Some(first), Some(last)) = (frame.records().next(), frame.last_seq()) {
+            self.waiting.add(last, made(&frame, first.time));
+            let change = frame.records().find(|record| !matches!(record.body, Body::Clock(_)));
+            if let Some(change) = change {
+                self.ages.add(last, made(&frame, change.time));
+            }
         }
         self.spooled = frame.last_seq();
         self.bytes += weight(&frame);
