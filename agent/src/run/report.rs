@@ -101,7 +101,7 @@ impl Group {
             let next = not_before(rates.spool.reaches(half), spooled.saturating_sub(half), limit);
             let next = next.map(|seconds| ("resync", seconds));
             let mut why = format!("{why}; {} changed since and will be read again", shown(run.capture.dirty_bytes()));
-            if !matches!(run.stage, Stage::Sealed) {
+            if base.total_bytes > base.done_bytes {
                 _ = write!(why, ", beside {} of an earlier resync", shown(base.total_bytes - base.done_bytes));
             }
             return Condition { state: AgentState::Tracking, why: and_when(why, next), next };
