@@ -159,6 +159,7 @@ fn volumes(version: Option<&Version>, report: Option<&Report>, image: Option<&Im
             "size_bytes": volume.size.bytes(),
             "tracker": tracker.map(|known| format!("{:?}", known.tracker).to_lowercase()),
             "image": image.map(|image| image.path(volume.uuid).display().to_string()),
+            "image_held": image.is_some_and(|image| image.shown().held),
         })
     });
     volumes.collect()
@@ -166,29 +167,12 @@ fn volumes(version: Option<&Version>, report: Option<&Report>, image: Option<&Im
 
 #[cfg(test)]
 mod tests {
-    use journal::wire::{LagReport, Progress};
-
     use super::*;
 
     const NOW: WallTime = WallTime(100_000_000);
 
     fn report(state: AgentState, captured: u64, oldest: Option<u64>) -> Report {
-        Report {
-            time: NOW,
-            state,
-            captured: Seq::new(captured),
-            sent: None,
-            oldest: oldest.map(Micros),
-            lag: LagReport::default(),
-            spool_bytes: 0,
-            spool_limit_bytes: 0,
-            progress: Progress::default(),
-            limit_bytes_per_second: None,
-            rpo_warn: None,
-            rpo_error: None,
-            why: String::new(),
-            volumes: Vec::new(),
-        }
+        crate::testing::report(NOW, state, captured, oldest.map(Micros))
     }
 
     #[track_caller]

@@ -9,9 +9,10 @@ use journal::disk::sim::Rng;
 use journal::frame::{Frame, FrameBuilder, FrameSeal};
 use journal::store::{Store, Version};
 use journal::types::{
-    BootId, ChainHead, EpochId, Extent, FrameNo, GroupId, ResyncId, Sector, Sectors, Seq, SessionId, VolumeNo,
+    BootId, ChainHead, EpochId, Extent, FrameNo, GroupId, Micros, ResyncId, Sector, Sectors, Seq, SessionId, VolumeNo,
     VolumeUuid, WallTime,
 };
+use journal::wire::{AgentState, LagReport, Progress, Report};
 
 pub(crate) const GROUP: GroupId = GroupId([7; 16]);
 pub(crate) const EPOCH: EpochId = EpochId([9; 16]);
@@ -231,5 +232,25 @@ impl History {
     fn append(&mut self, frame: Frame) {
         self.store.append(&[frame], SessionId(1), WallTime(1)).unwrap();
         self.store.sync().unwrap();
+    }
+}
+
+/// What an agent says of a group that has captured so much.
+pub(crate) fn report(time: WallTime, state: AgentState, captured: u64, oldest: Option<Micros>) -> Report {
+    Report {
+        time,
+        state,
+        captured: Seq::new(captured),
+        sent: None,
+        oldest,
+        lag: LagReport::default(),
+        spool_bytes: 0,
+        spool_limit_bytes: 0,
+        progress: Progress::default(),
+        limit_bytes_per_second: None,
+        rpo_warn: None,
+        rpo_error: None,
+        why: String::new(),
+        volumes: Vec::new(),
     }
 }

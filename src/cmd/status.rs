@@ -182,7 +182,8 @@ fn block(out: &Output, group: &Value) -> String {
     for volume in list(group, "volumes") {
         let mut about = vec![bytes(number(volume, "size_bytes").unwrap_or(0))];
         about.extend(text(volume, "tracker").map(str::to_owned));
-        about.extend(text(volume, "image").map(|image| format!("image {image}")));
+        let held = if volume["image_held"] == true { " (held at a point: rollback --undo)" } else { "" };
+        about.extend(text(volume, "image").map(|image| format!("image {image}{held}")));
         lines.push(format!("  volume  {}: {}", text(volume, "name").unwrap_or("?"), about.join(", ")));
     }
     lines.extend(number(group, "gaps_total").filter(|&gaps| gaps > 0).map(|gaps| format!("  gaps    {gaps}")));

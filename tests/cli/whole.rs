@@ -154,7 +154,9 @@ fn from_an_invitation_to_a_rollback() {
     let mut there = [0; 4096];
     std::fs::File::open(&image).unwrap().read_exact_at(&mut there, 4096).unwrap();
     assert_eq!(there, [1; 4096]);
+    assert_eq!(machine.live()["volumes"][0]["image_held"], json!(true));
     machine.good(&["rollback", "db", "--undo", "--yes"]);
+    assert_eq!(machine.live()["volumes"][0]["image_held"], json!(false));
     std::fs::File::open(&image).unwrap().read_exact_at(&mut there, 4096).unwrap();
     assert_eq!(there, [2; 4096]);
 

@@ -9,8 +9,8 @@ use journal::codec::{Body, Sealed};
 use journal::frame::Frame;
 use journal::types::{ChainHead, FrameNo, GroupId, Head, ResyncId, Seq, WallTime};
 use journal::wire::{
-    AgentState, BaseHead, Hello, JoinOutcome, JoinRequest, JoinSecret, LagReport, Message, NoMark, Offer, Progress,
-    ReceiverId, Refusal, RefusalCode, Report,
+    AgentState, BaseHead, Hello, JoinOutcome, JoinRequest, JoinSecret, Message, NoMark, Offer, ReceiverId, Refusal,
+    RefusalCode,
 };
 use link::{Identity, MessageReader, MessageWriter, Purpose, message_stream, refusal_of};
 use quinn::{Connection, Endpoint};
@@ -448,22 +448,7 @@ async fn a_base_that_was_read_after_it_was_sealed_is_refused() {
 }
 
 fn report(group: GroupId, captured: u64) -> Message {
-    let report = Report {
-        time: now(),
-        state: AgentState::Running,
-        captured: Seq::new(captured),
-        sent: None,
-        oldest: None,
-        lag: LagReport::default(),
-        spool_bytes: 0,
-        spool_limit_bytes: 0,
-        progress: Progress::default(),
-        limit_bytes_per_second: None,
-        rpo_warn: None,
-        rpo_error: None,
-        why: String::new(),
-        volumes: Vec::new(),
-    };
+    let report = crate::testing::report(now(), AgentState::Running, captured, None);
     Message::Report { group, report }
 }
 
