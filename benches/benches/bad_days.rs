@@ -2,7 +2,6 @@
 //! after the agent was killed.
 
 use std::fs::File;
-use std::net::UdpSocket;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread;
@@ -11,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use benches::data;
 use benches::fio::fio;
+use benches::floor;
 use benches::options::Options;
 use benches::place;
 use benches::process::{backspool, until};
@@ -185,9 +185,6 @@ fn flush(program: &Path, options: &Options) -> Result<(f64, f64)> {
 
 /// A durable write here, a question, a durable write there, an answer, ms.
 fn floor(dir: &Path, count: usize) -> Result<Samples> {
-    let (here, there) = (UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?);
-    here.connect(there.local_addr()?)?;
-    there.connect(here.local_addr()?)?;
     let durable = |path: &Path| {
         let (file, block) = (File::create(path)?, data::incompressible(BLOCK, 24));
         // The source is a file that has its blocks, the journal one that grows: each side writes as ours do.
@@ -197,26 +194,7 @@ fn floor(dir: &Path, count: usize) -> Result<Samples> {
         })
     };
     let (near, far) = (durable(&dir.join("near"))?, durable(&dir.join("far"))?);
-    let answering = thread::spawn(move || {
-        (0..count).try_for_each(|place| {
-            let mut byte = [0];
-            there.recv(&mut byte)?;
-            far(place)?;
-            there.send(&byte)?;
-            anyhow::Ok(())
-        })
-    });
-    let mut byte = [0];
-    let rounds = (0..count).map(|place| {
-        let start = Instant::now();
-        near(place % 64)?;
-        here.send(&byte)?;
-        here.recv(&mut byte)?;
-        Ok(start.elapsed().as_secs_f64() * 1e3)
-    });
-    let samples = rounds.collect::<Result<Samples>>()?;
-    answering.join().map_err(|_| anyhow::anyhow!("the answering thread panicked"))??;
-    Ok(samples)
+    floor::asked(count, |time| near(time % 64), far)
 }
 
 fn volume_bytes(options: &Options) -> u64 {

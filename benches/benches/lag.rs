@@ -1,15 +1,13 @@
 //! How long a write is not yet safe: captured → durable at the receiver, at half of the rate at which writes can come.
 
 use std::fs::File;
-use std::net::UdpSocket;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::thread;
-use std::time::Instant;
 
 use anyhow::{Context, Result};
 use benches::data;
 use benches::fio::fio;
+use benches::floor;
 use benches::options::Options;
 use benches::place;
 use benches::process::backspool;
@@ -71,32 +69,10 @@ fn rate(program: &Path, options: &Options, limit: Option<f64>) -> Result<(f64, s
 /// A question and an answer over loopback, with a durable write between them, ms.
 fn floor(count: usize) -> Result<Samples> {
     let dir = place::real_disk()?;
-    let (here, there) = (UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind("127.0.0.1:0")?);
-    here.connect(there.local_addr()?)?;
-    there.connect(here.local_addr()?)?;
-    let path = dir.path().join("floor");
-    let answering = thread::spawn(move || answer(&there, &path, count));
-    let mut byte = [0];
-    let rounds = (0..count).map(|_| {
-        let start = Instant::now();
-        here.send(&byte)?;
-        here.recv(&mut byte)?;
-        Ok(start.elapsed().as_secs_f64() * 1e3)
-    });
-    let samples = rounds.collect::<Result<Samples>>()?;
-    answering.join().map_err(|_| anyhow::anyhow!("the answering thread panicked"))??;
-    Ok(samples)
-}
-
-fn answer(socket: &UdpSocket, path: &Path, count: usize) -> Result<()> {
-    let file = File::create(path)?;
-    let block = data::incompressible(BLOCK, 12);
-    for at in (0..).step_by(BLOCK).take(count) {
-        let mut byte = [0];
-        socket.recv(&mut byte)?;
-        file.write_all_at(&block, at)?;
-        file.sync_data()?;
-        socket.send(&byte)?;
-    }
-    Ok(())
+    let (file, block) = (File::create(dir.path().join("floor"))?, data::incompressible(BLOCK, 12));
+    let durable = move |time: usize| {
+        file.write_all_at(&block, u64::try_from(time * BLOCK)?)?;
+        Ok(file.sync_data()?)
+    };
+    floor::asked(count, |_| Ok(()), durable)
 }
