@@ -10,11 +10,11 @@ mod common;
 use std::sync::Mutex;
 
 use common::cluster::Cluster;
-use common::judged::{Load, assert_at_rest, assert_legal, judge_window};
+use common::judged::{Load, assert_at_rest, assert_legal, judge_window, mixed};
 use common::wait_for;
 use common::watch::Watch;
 use journal::failpoint::Step;
-use oracle::{Hot, Rng, SizeShare, Volume, Workload, fill_initial};
+use oracle::{Rng, Volume, fill_initial};
 use rustix::process::Signal;
 
 const VOLUME_BYTES: u64 = 8 << 20;
@@ -167,21 +167,7 @@ impl Story {
         cluster.protect = ["--spool-size", SPOOL].map(Into::into).to_vec();
         cluster.begin();
         cluster.settle();
-        let load = Workload {
-            connections: 4,
-            sizes: [(512, 1), (4096, 6), (16_384, 6), (65_536, 2)]
-                .map(|(bytes, weight)| SizeShare { bytes, weight })
-                .to_vec(),
-            hot: Some(Hot { bytes: VOLUME_BYTES / 8, percent: 50 }),
-            seed,
-            rate: Some(600),
-            flush_every: Some(64),
-            fua_percent: 2,
-            zero_percent: 3,
-            trim_percent: 3,
-            reconnect: Some(common::PATIENCE),
-            ..Workload::new(&cluster.tap(), "")
-        };
+        let load = mixed(&cluster, seed, VOLUME_BYTES / 8);
         let watch = Watch::start(cluster.store.join("control.sock"));
         let load = Some(Load::start(volume, load));
         Self { trying: None, cluster, load, watch, rng: Rng::new(seed), judged: 0 }

@@ -13,11 +13,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use common::cluster::Cluster;
-use common::judged::{Load, assert_at_rest, judge_window};
+use common::judged::{Load, assert_at_rest, judge_window, mixed};
 use common::proxy::Proxy;
 use common::wait_for;
 use common::watch::Watch;
-use oracle::{Hot, Micros, Rng, SizeShare, Volume, Workload, fill_initial};
+use oracle::{Micros, Rng, Volume, fill_initial};
 use rustix::process::Signal;
 
 const VOLUME_BYTES: u64 = 8 << 20;
@@ -103,21 +103,7 @@ impl Story {
         cluster.address = Some(proxy.address().to_string());
         cluster.join();
         cluster.start_agent();
-        let load = Workload {
-            connections: 4,
-            sizes: [(512, 1), (4096, 6), (16_384, 6), (65_536, 2)]
-                .map(|(bytes, weight)| SizeShare { bytes, weight })
-                .to_vec(),
-            hot: Some(Hot { bytes: VOLUME_BYTES / 16, percent: 50 }),
-            seed,
-            rate: Some(600),
-            flush_every: Some(64),
-            fua_percent: 2,
-            zero_percent: 3,
-            trim_percent: 3,
-            reconnect: Some(common::PATIENCE),
-            ..Workload::new(&cluster.tap(), "")
-        };
+        let load = mixed(&cluster, seed, VOLUME_BYTES / 16);
         let watch = Watch::start(cluster.store.join("control.sock"));
         let load = Load::start(volume, load);
         Self { cluster, proxy, load, watch, rng: Rng::new(seed), hits: Hits::new(), judged: 0 }

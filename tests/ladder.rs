@@ -9,9 +9,9 @@ mod common;
 use std::fs;
 
 use common::cluster::{Cluster, random};
-use common::judged::{Load, assert_at_rest, assert_gap, assert_latest, assert_legal, is_in_gap};
+use common::judged::{Load, assert_at_rest, assert_gap, assert_latest, assert_legal, is_in_gap, mixed};
 use common::wait_for;
-use oracle::{Client, Hot, Rng, SizeShare, Volume, Workload, fill_initial};
+use oracle::{Client, Rng, SizeShare, Volume, Workload, fill_initial};
 use rustix::process::Signal;
 
 const VOLUME_BYTES: u64 = 64 << 20;
@@ -36,19 +36,11 @@ impl Story {
         cluster.begin();
         cluster.settle();
         let load = Workload {
-            connections: 4,
             sizes: [(512, 1), (4096, 12), (16_384, 2), (65_536, 1)]
                 .map(|(bytes, weight)| SizeShare { bytes, weight })
                 .to_vec(),
-            hot: Some(Hot { bytes: VOLUME_BYTES / 16, percent: 50 }),
-            seed,
             rate: Some(rate),
-            flush_every: Some(64),
-            fua_percent: 2,
-            zero_percent: 3,
-            trim_percent: 3,
-            reconnect: Some(common::PATIENCE),
-            ..Workload::new(&cluster.tap(), "")
+            ..mixed(&cluster, seed, VOLUME_BYTES / 16)
         };
         let load = Load::start(volume, load);
         Self { cluster, load, rng: Rng::new(seed), judged: 0 }

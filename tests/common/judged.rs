@@ -4,12 +4,31 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use oracle::{History, Micros, Recorder, Rng, Stats, Verdict, Volume, Workload, WorkloadError};
+use oracle::{History, Hot, Micros, Recorder, Rng, SizeShare, Stats, Verdict, Volume, Workload, WorkloadError};
 use serde_json::Value;
 
 use super::cluster::{Cluster, Gap, at};
-use super::wait_for;
 use super::watch::Watch;
+use super::{PATIENCE, wait_for};
+
+/// All kinds of changes over several connections, half of them to the first so many bytes; it waits for a tap that is gone.
+pub(crate) fn mixed(cluster: &Cluster, seed: u64, hot_bytes: u64) -> Workload {
+    Workload {
+        connections: 4,
+        sizes: [(512, 1), (4096, 6), (16_384, 6), (65_536, 2)]
+            .map(|(bytes, weight)| SizeShare { bytes, weight })
+            .to_vec(),
+        hot: Some(Hot { bytes: hot_bytes, percent: 50 }),
+        seed,
+        rate: Some(600),
+        flush_every: Some(64),
+        fua_percent: 2,
+        zero_percent: 3,
+        trim_percent: 3,
+        reconnect: Some(PATIENCE),
+        ..Workload::new(&cluster.tap(), "")
+    }
+}
 
 /// A workload that runs until it is stopped.
 pub(crate) struct Load {
