@@ -16,10 +16,12 @@
 pub mod catalog;
 mod checked;
 mod control;
+pub mod diff;
 pub mod enrol;
 pub mod error;
 pub mod group;
 pub mod image;
+mod pieces;
 pub mod restore;
 pub mod rollback;
 mod run;
