@@ -41,12 +41,14 @@ pub(crate) fn each<S, T: Send>(
     if threads < 2 {
         run();
     } else {
-        std::thread::scope(|scope| {
+        let panicked = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-            // A panic of one must not be taken for the end of its work.
-            let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
-            joined.fold(Ok(()), |all, one| all.and(one.map_err(|_| Error::new(Code::FAILED, "a thread panicked"))))
-        })?;
+            threads.into_iter().filter_map(|thread| thread.join().err()).count()
+        });
+        // Its piece is missing, and that must not be taken for the end of the work.
+        if panicked > 0 {
+            return Err(Error::new(Code::FAILED, "a thread panicked"));
+        }
     }
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_unstable_by_key(|(number, _)| *number);

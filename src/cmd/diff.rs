@@ -60,8 +60,8 @@ fn write_document(context: &Context, mut document: Value, names: &[String], runs
     if let Some(map) = document.as_object_mut() {
         map.remove("extents");
     }
-    let head = document.to_string();
-    let mut chunk = format!("{},\"extents\":[", head.trim_end_matches('}'));
+    let document = document.to_string();
+    let mut chunk = format!("{},\"extents\":[", document.strip_suffix('}').unwrap_or(&document));
     for (place, (name, offset, length)) in runs.iter().enumerate() {
         let volume = names.get(*name).map_or("?", String::as_str);
         let extent = json!({"offset_bytes": offset, "length_bytes": length, "volume": volume});

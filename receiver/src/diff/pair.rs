@@ -80,7 +80,7 @@ impl<'a> Pair<'a> {
             (_, _, Some(both)) => [self.from.data(both)?, self.to.data(both)?].concat(),
             (_, _, None) => Vec::new(),
         };
-        let beyond = Extent::between(both.map_or(window.start(), Extent::end), window.end());
+        let beyond = Extent::between(both.map_or_else(|| window.start(), Extent::end), window.end());
         for side in [self.from, self.to] {
             extents.extend(beyond.map(|beyond| side.data(beyond)).transpose()?.unwrap_or_default());
         }
