@@ -82,6 +82,12 @@ steps! {
     HashesMade = "hashes-made", false;
     /// Agent: hashes came.
     HashesCame = "hashes-came", false;
+    /// Agent: hashes of the pages of blocks that differ were asked for.
+    PagesAsked = "pages-asked", false;
+    /// Receiver: hashes were made of pages.
+    PagesMade = "pages-made", false;
+    /// Agent: hashes of pages came.
+    PagesCame = "pages-came", false;
     /// Agent: a piece of the source was read.
     ExtentRead = "extent-read", true;
     /// Agent: a frame of what was read is closed.
