@@ -1,4 +1,4 @@
-//! Named steps of the ladder and of a resync at which a test ends the process, lets it stand still, or lets the step fail.
+//! Named steps of the ladder, of a resync and of a merge at which a test ends the process, lets it stand still, or lets the step fail.
 //!
 //! Always compiled in: what is tested is what is shipped. A step that nobody armed costs one relaxed load, and none is on the way of a
 //! write that is recorded. `docs/decisions/0014-failpoints.md` says why.
@@ -134,6 +134,16 @@ steps! {
     SealedPublished = "sealed-published", false;
     /// Agent: it was heard that `sealed` is durable.
     SealedAcknowledged = "sealed-acknowledged", false;
+    /// Receiver: a part of a merged run is about to be written.
+    RunWriting = "run-writing", true;
+    /// Receiver: a merged run is whole in its file, durably.
+    RunWritten = "run-written", true;
+    /// Receiver: it has its name.
+    RunNamed = "run-named", true;
+    /// Receiver: readers look into it.
+    RunPublished = "run-published", false;
+    /// Receiver: a file of a run that it replaces is gone.
+    RunRemoved = "run-removed", true;
 }
 
 /// Passages to go, with [`FAILS`] or [`STOPS`]; 0: nobody armed it.

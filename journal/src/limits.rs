@@ -36,6 +36,10 @@ pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 pub const MANIFEST_BYTES: u64 = 512 * 4 * 1024 * 1024;
 /// Footer of a segment: an entry for each sector written would be this much.
 pub const FOOTER_BYTES: u64 = 512 * 1024 * 1024;
+/// Segments that one merged run covers: as many as a manifest names, about.
+pub const RUN_SOURCES: u32 = 1 << 20;
+/// Guide pages of one merged run: 10^11 entries.
+pub const RUN_GUIDES: u32 = 1 << 20;
 
 const _: () = assert!(FRAME_BYTES < 2 * 1024 * 1024);
 const _: () = assert!(NAME_BYTES < NOTE_BYTES && NOTE_BYTES < FRAME_NOTES_BYTES);

@@ -14,7 +14,7 @@ use crate::codec::{
 };
 use crate::error::{Error, Result};
 use crate::frame::Frame;
-use crate::index::{Builder, Footer, FrameSpot, read_events, read_footer, read_trailer};
+use crate::index::{Builder, Footer, FrameSpot, read_events, read_footer, read_frames, read_trailer};
 use crate::types::{ResyncId, SegmentNo, Seq, WallTime};
 
 /// Where a frame is. Stays readable when its segment is sealed, and even when it is dropped.
@@ -161,6 +161,26 @@ impl Segment {
             return Err(Error::corrupt(why).with_path(self.header.number.file_name()).with_offset(found.end));
         }
         Ok(Footer::from(index))
+    }
+
+    /// Where its frames are; needs only a small part of the index.
+    pub(crate) fn frames(&self) -> Result<Vec<FrameSpot>> {
+        let read = || -> Result<_> {
+            let sealed = self.sealed.ok_or(Malformed("a segment without an end"))?;
+            read_frames(&*self.file, &read_trailer(&*self.file, sealed.file_bytes, self.header.salt)?)
+        };
+        if self.state == SegmentState::Good
+            && let Ok(frames) = read()
+        {
+            return Ok(frames);
+        }
+        Ok(self.rebuild()?.frames)
+    }
+
+    /// Bytes of the index as it is stored; of one that has to be made again, 0.
+    pub(crate) fn index_bytes(&self) -> u64 {
+        let trailer = self.sealed.map(|sealed| read_trailer(&*self.file, sealed.file_bytes, self.header.salt));
+        trailer.and_then(Result::ok).map_or(0, |trailer| trailer.footer_bytes())
     }
 
     /// Its events; needs only a small part of the index.

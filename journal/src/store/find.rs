@@ -145,7 +145,7 @@ impl Version {
         let begins = |segment: &Arc<Segment>| segment.sealed.map_or(WallTime(u64::MAX), |sealed| sealed.times.0);
         let after = self.live.partition_point(|segment| begins(segment) <= time);
         if let Some(segment) = after.checked_sub(1).and_then(|i| self.live.get(i)) {
-            look(segment, &self.cache.footer(segment)?.frames);
+            look(segment, &self.cache.frames(segment)?);
         }
         if let Some((segment, footers)) = &self.tail {
             footers.iter().for_each(|footer| look(segment, &footer.frames));

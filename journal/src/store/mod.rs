@@ -5,6 +5,8 @@
 mod cache;
 mod changed;
 mod find;
+mod indexes;
+mod merge;
 mod records;
 mod resolve;
 #[cfg(test)]
@@ -16,6 +18,7 @@ mod view;
 mod write;
 
 pub use find::{GapInfo, NotCovered, PointInfo, When};
+pub use merge::{FAN_IN, Merger, Merging};
 pub use timeline::{Resized, Stretch, Timeline, VolumeInfo};
 pub use verify::Verified;
 pub use version::{Library, Version};

@@ -9,4 +9,5 @@ mod mend;
 mod model;
 mod power_cuts;
 mod reads;
+mod runs;
 mod sizes;
