@@ -4,6 +4,7 @@
 
 mod cache;
 mod changed;
+mod clean;
 mod find;
 mod records;
 mod resolve;
@@ -15,6 +16,7 @@ mod version;
 mod view;
 mod write;
 
+pub use clean::{Cleaner, CompactPlan, Examined, Output, Pace, Surveyed};
 pub use find::{GapInfo, NotCovered, PointInfo, When};
 pub use timeline::{Resized, Stretch, Timeline, VolumeInfo};
 pub use verify::Verified;
