@@ -30,6 +30,8 @@ const NAME: &str = "reserve";
 #[derive(Debug)]
 pub struct Reserve {
     file: File,
+    /// Where it is: of a directory file systems say what its quota leaves, of a file they do not.
+    dir: File,
     path: PathBuf,
     is_whole: Mutex<bool>,
 }
@@ -44,7 +46,8 @@ impl Reserve {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
         let file = options.open(&path).map_err(|error| failed(error, &path))?;
-        let reserve = Self { file, path, is_whole: Mutex::new(false) };
+        let dir = File::open(dir).map_err(|error| failed(error, &path))?;
+        let reserve = Self { file, dir, path, is_whole: Mutex::new(false) };
         *reserve.lock() = reserve.holds()? >= RESERVE_BYTES;
         reserve.tend()?;
         Ok(reserve)
@@ -118,9 +121,9 @@ impl Reserve {
         Ok(meta.blocks().saturating_mul(512).min(meta.len()))
     }
 
-    /// Bytes that are free on its file system; `None`: nobody can tell.
+    /// Bytes that are free on its file system, for its directory; `None`: nobody can tell.
     pub fn free_bytes(&self) -> Option<u64> {
-        let found = fstatvfs(&self.file).ok()?;
+        let found = fstatvfs(&self.dir).ok()?;
         // What a file system keeps for the superuser is there for him.
         let blocks = if geteuid().is_root() { found.f_bfree } else { found.f_bavail };
         Some(blocks.saturating_mul(found.f_frsize))
