@@ -125,9 +125,11 @@ impl Client {
 
     /// What the order says at this place of a run.
     pub(crate) fn size_at(&self, run: usize, seq: Seq, volume: VolumeNo) -> Option<Size> {
-        let said =
-            self.sizes.iter().filter(|(of, from, known, _)| (*of, *known) == (run, volume) && *from <= Some(seq));
-        said.last().map(|(.., size)| *size)
+        let is_said = |said: &&(usize, Option<Seq>, VolumeNo, Size)| {
+            let (of, from, known, _) = said;
+            (*of, *known) == (run, volume) && *from <= Some(seq)
+        };
+        self.sizes.iter().rev().find(is_said).map(|(.., size)| *size)
     }
 
     fn next_number(&self) -> u64 {

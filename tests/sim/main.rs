@@ -23,6 +23,7 @@ mod hot;
 mod judge;
 mod layout;
 mod link;
+mod quiet;
 mod receiver;
 mod source;
 mod time;

@@ -161,6 +161,22 @@ mod tests {
         assert!(failed.is_err() && reserve.is_whole());
     }
 
+    /// A quota that is used up on a disk that has room: what is given back may not help, and that is an answer.
+    #[test]
+    fn what_giving_it_back_does_not_mend_is_told_once_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let reserve = Reserve::open(dir.path()).unwrap();
+        for _ in 0..2 {
+            let mut tries = 0;
+            let refused = reserve.with(|| {
+                tries += 1;
+                Err::<(), _>(std::io::Error::from_raw_os_error(libc::EDQUOT).into())
+            });
+            assert_eq!((refused.unwrap_err().kind(), tries, reserve.is_whole()), (ErrorKind::NoSpace, 2, false));
+        }
+        assert!(reserve.tend().unwrap(), "the disk has room");
+    }
+
     #[test]
     fn what_a_crash_left_is_found() {
         let dir = tempfile::tempdir().unwrap();
