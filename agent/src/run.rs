@@ -17,6 +17,7 @@ mod mark;
 pub mod opening;
 mod rates;
 mod report;
+mod rollback;
 pub mod rungs;
 mod switch;
 mod unread;
@@ -39,6 +40,8 @@ pub(crate) use crash::Verdicts;
 pub(crate) use group::{Group, Link};
 pub(crate) use mark::Unmarked;
 pub(crate) use report::Condition;
+pub use rollback::ALLOW_MAX;
+pub(crate) use rollback::{Denied, Turn};
 
 use crate::control::Control;
 use crate::join;

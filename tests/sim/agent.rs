@@ -143,6 +143,7 @@ impl Host {
             durable: None,
             place: None,
             stopped: None,
+            rollback: None,
         }
     }
 

@@ -15,8 +15,8 @@ mod version;
 mod view;
 mod write;
 
-pub use find::{GapInfo, NotCovered, PointInfo, When};
-pub use timeline::{Resized, Stretch, Timeline, VolumeInfo};
+pub use find::{GapInfo, NotCovered, PointInfo, When, WhyNoPoints};
+pub use timeline::{BEFORE_ROLLBACK, Resized, Rollback, Stretch, Timeline, VolumeInfo};
 pub use verify::Verified;
 pub use version::{Library, Version};
 pub use view::View;

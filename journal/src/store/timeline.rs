@@ -1,4 +1,11 @@
-//! What the order says of itself: covered stretches, gaps, marks, volumes.
+//! What the order says of itself: covered stretches, gaps, rollbacks of the sources, marks, volumes.
+//!
+//! ```text
+//!   sealed ███████ gap ░░░░░░ sealed █████ rollback begin ░░░░░░░ rollback sealed █████      █ every record is a point
+//! ```
+//!
+//! Where both are open, points begin with the later end. A run that does not continue the one before ends what that had begun, too: what
+//! the sources hold is read then, and an agent whose rollback is not over says so again, first thing.
 
 use crate::codec::{Body, EpochBegin, Gap, Mark};
 use crate::index::Event;
@@ -9,7 +16,28 @@ use crate::types::{ResyncId, Sectors, Seq, VolumeNo, VolumeUuid, WallTime};
 pub struct Timeline {
     events: Vec<Event>,
     stretches: Vec<Stretch>,
+    rollbacks: Vec<Rollback>,
+    /// All that the sources held is known, and what changed since.
+    whole: bool,
+    /// The last rollback is not over.
+    rolling: bool,
 }
+
+/// The sources of a group were taken back to another point, or are being.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rollback {
+    /// Where it began.
+    pub begin: Seq,
+    /// To which place.
+    pub target: Seq,
+    /// The state before it: the mark that was made for it, or else the last point.
+    pub before: Option<Seq>,
+    /// Where it was over; `None`: it goes on, or nobody ended it.
+    pub sealed: Option<Seq>,
+}
+
+/// What the mark of a state before a rollback is called, and then when.
+pub const BEFORE_ROLLBACK: &str = "before-rollback-";
 
 /// A stretch of the order in which every record is a point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,17 +82,61 @@ impl Timeline {
     /// Adds the next event.
     pub(super) fn add(&mut self, event: Event) {
         match &event.record.body {
-            Body::Sealed(_) if self.covered().is_none() => {
+            Body::Sealed(_) => self.whole = true,
+            Body::Gap(_) => self.whole = false,
+            Body::EpochBegin(EpochBegin { continues: false, .. }) => (self.whole, self.rolling) = (false, false),
+            Body::RollbackBegin { target } => self.begin_rollback(event.seq, *target),
+            Body::RollbackSealed { target } => self.end_rollback(event.seq, *target),
+            _ => {}
+        }
+        let is_covered = self.whole && !self.rolling;
+        match self.stretches.last_mut().filter(|stretch| stretch.to.is_none()) {
+            Some(open) if !is_covered => open.to = event.seq.before(),
+            None if is_covered => {
                 self.stretches.push(Stretch { from: event.seq, from_time: event.record.time, to: None });
-            }
-            Body::Gap(_) | Body::EpochBegin(EpochBegin { continues: false, .. }) => {
-                if let Some(open) = self.stretches.last_mut().filter(|stretch| stretch.to.is_none()) {
-                    open.to = event.seq.before();
-                }
             }
             _ => {}
         }
         self.events.push(event);
+    }
+
+    /// The same one goes on, perhaps elsewhere, until there have been points again.
+    fn begin_rollback(&mut self, seq: Seq, target: Seq) {
+        self.rolling = true;
+        let since = self.stretches.last().map(|stretch| stretch.from);
+        match self.rollbacks.last_mut().filter(|last| last.sealed.is_none() && since < Some(last.begin)) {
+            Some(same) => same.target = target,
+            None => {
+                let before = self.state_before(seq);
+                self.rollbacks.push(Rollback { begin: seq, target, before, sealed: None });
+            }
+        }
+    }
+
+    /// Another target's end is none of this one's.
+    fn end_rollback(&mut self, seq: Seq, target: Seq) {
+        let is_rolling = std::mem::take(&mut self.rolling);
+        match self.rollbacks.last_mut().filter(|last| is_rolling && last.target == target) {
+            Some(last) => last.sealed = Some(seq),
+            None => self.rolling = is_rolling,
+        }
+    }
+
+    fn state_before(&self, seq: Seq) -> Option<Seq> {
+        let stretch = self.stretches.last()?;
+        let ours = |(_, _, mark): &(Seq, WallTime, &Mark)| mark.name.starts_with(BEFORE_ROLLBACK);
+        let marked = self.marks().rev().take_while(|(at, ..)| *at >= stretch.from).find(ours).map(|(at, ..)| at);
+        marked.or(stretch.to).or_else(|| seq.before())
+    }
+
+    /// Rollbacks of the sources, oldest first.
+    pub fn rollbacks(&self) -> &[Rollback] {
+        &self.rollbacks
+    }
+
+    /// The one that is not over.
+    pub fn unfinished(&self) -> Option<&Rollback> {
+        self.rollbacks.last().filter(|_| self.rolling)
     }
 
     /// The stretch that goes on, if one does.

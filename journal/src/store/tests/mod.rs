@@ -10,3 +10,4 @@ mod model;
 mod power_cuts;
 mod reads;
 mod sizes;
+mod timeline;
