@@ -171,11 +171,11 @@ fn what_is_not_allowed_or_cannot_be_is_refused_and_nothing_is_touched() {
 
     // The permission ends with the process; and without one nothing can be asked.
     let Story { cluster, .. } = &mut story;
+    cluster.mark("larger");
     cluster.stop_agent();
-    cluster.go_back(&["--at", "mark:then"]).refused(16, "the agent of db is not connected");
+    cluster.go_back(&["--at", "mark:larger"]).refused(16, "the agent of db is not connected");
     cluster.start_agent();
     cluster.settle();
-    cluster.mark("larger");
     cluster.go_back(&["--at", "mark:larger"]).refused(12, "was not told");
     story.assert_untouched();
     story.end();
@@ -293,7 +293,7 @@ fn what_is_not_over_can_be_undone() {
     let undone = || match cluster.go_back(&["--undo"]) {
         call if call.exit == 0 => Some(()),
         call => {
-            assert_eq!(call.exit, 11, "{call:?}");
+            assert!(matches!(call.exit, 11 | 16), "{call:?}");
             None
         }
     };

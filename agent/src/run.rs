@@ -270,7 +270,7 @@ async fn climb(groups: Vec<Arc<Group>>) {
         let groups = groups.clone();
         let climbed = blocking(move || {
             groups.iter().for_each(|group| group.observe());
-            groups.iter().try_for_each(|group| group.climb())
+            groups.iter().try_for_each(|group| group.climb().and_then(|()| group.end_what_is_over()))
         });
         if let Err(error) = climbed.await {
             tracing::error!(?error, "changes cannot be recorded again yet");

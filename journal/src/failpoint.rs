@@ -134,8 +134,10 @@ steps! {
     RollbackMarked = "rollback-marked", false;
     /// Receiver: it is known which blocks differ.
     RollbackPlanned = "rollback-planned", false;
-    /// Agent: its state says that a rollback is not over.
-    RollbackNoted = "rollback-noted", true;
+    /// Agent: its state is about to say that a rollback is not over.
+    RollbackNoting = "rollback-noting", true;
+    /// Agent: it says so.
+    RollbackNoted = "rollback-noted", false;
     /// Agent: `rollback begin` is the last record.
     RollbackBegun = "rollback-begun", false;
     /// Agent: it was heard that this is durable.
@@ -152,8 +154,10 @@ steps! {
     RollbackSealed = "rollback-sealed", false;
     /// Agent: it was heard that this is durable.
     RollbackSealHeard = "rollback-seal-heard", false;
-    /// Agent: its state says nothing of a rollback any more; nobody is let in yet.
-    RollbackForgotten = "rollback-forgotten", true;
+    /// Agent: its state is about to say nothing of a rollback any more.
+    RollbackForgetting = "rollback-forgetting", true;
+    /// Agent: it says nothing; nobody is let in yet.
+    RollbackForgotten = "rollback-forgotten", false;
     /// Receiver: it was heard that the rollback is over.
     RollbackOver = "rollback-over", false;
 }

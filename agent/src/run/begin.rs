@@ -163,7 +163,7 @@ impl Group {
             trouble: Mutex::default(),
             crash: Mutex::new(Some(crash)),
             allowed: Mutex::default(),
-            rolling: Mutex::new(rollback.map(|target| Rolling { target, done_bytes: 0, total_bytes: 0 })),
+            rolling: Mutex::new(rollback.map(Rolling::of_before)),
             rollback_is_taken: AtomicBool::new(false),
             writes_blocks: Mutex::new(true),
         })

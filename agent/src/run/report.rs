@@ -82,7 +82,7 @@ impl Group {
     /// What it does, and why.
     pub(crate) fn condition(&self) -> Condition {
         let Condition { state, why, next } = self.condition_of_run();
-        let Some(Rolling { target, done_bytes, total_bytes }) = self.rolling() else {
+        let Some(Rolling { target, done_bytes, total_bytes, .. }) = self.rolling() else {
             return Condition { state, why, next };
         };
         let mut rolling = format!("the sources are being taken back to seq {target}, and clients wait outside");

@@ -130,12 +130,12 @@ impl Version {
     /// a rollback is that one.
     pub fn gaps(&self) -> Result<Vec<GapInfo>> {
         let mut gaps: Vec<GapInfo> = Vec::new();
-        for rollback in self.timeline.rollbacks() {
-            let to = self.timeline.stretches().iter().find(|stretch| stretch.from > rollback.begin);
+        for &(seq, target) in self.timeline.interrupted() {
+            let to = self.timeline.stretches().iter().find(|stretch| stretch.from > seq);
             let to = to.map(|stretch| (stretch.from, stretch.from_time));
-            let text = format!("the sources were taken back to seq {}", rollback.target);
-            let text = if rollback.sealed.is_some() { text } else { format!("{text}, and that is not over") };
-            gaps.push(self.gap(rollback.begin, None, to, WhyNoPoints::Rollback, text)?);
+            let text = format!("the sources were taken back to seq {target}");
+            let text = if to.is_some() { text } else { format!("{text}, and that is not over") };
+            gaps.push(self.gap(seq, None, to, WhyNoPoints::Rollback, text)?);
         }
         for (seq, time, gap, to) in self.timeline.gaps() {
             let found = self.gap(seq, Some(time), to, WhyNoPoints::Gap(gap.reason), gap.text.clone())?;

@@ -17,6 +17,8 @@ pub struct Timeline {
     events: Vec<Event>,
     stretches: Vec<Stretch>,
     rollbacks: Vec<Rollback>,
+    /// Where one, or one that was gone on with, ended a stretch; and where it was to go.
+    interrupted: Vec<(Seq, Seq)>,
     /// All that the sources held is known, and what changed since.
     whole: bool,
     /// The last rollback is not over.
@@ -100,12 +102,21 @@ impl Timeline {
         self.events.push(event);
     }
 
-    /// The same one goes on, perhaps elsewhere, until there have been points again.
+    /// One goes on, perhaps elsewhere, until there have been points again. And it goes on when it was over, and its agent had not heard that:
+    /// then no state before was marked, as it is for each that is begun.
     fn begin_rollback(&mut self, seq: Seq, target: Seq) {
         self.rolling = true;
+        if self.covered().is_some() {
+            self.interrupted.push((seq, target));
+        }
         let since = self.stretches.last().map(|stretch| stretch.from);
-        match self.rollbacks.last_mut().filter(|last| last.sealed.is_none() && since < Some(last.begin)) {
-            Some(same) => same.target = target,
+        let marked = self.marks().rev().find(is_before_rollback).map(|(at, ..)| at);
+        let is_same = |last: &&mut Rollback| match last.sealed {
+            None => since < Some(last.begin),
+            Some(sealed) => last.target == target && marked < Some(sealed),
+        };
+        match self.rollbacks.last_mut().filter(is_same) {
+            Some(same) => (same.target, same.sealed) = (target, None),
             None => {
                 let before = self.state_before(seq);
                 self.rollbacks.push(Rollback { begin: seq, target, before, sealed: None });
@@ -124,14 +135,19 @@ impl Timeline {
 
     fn state_before(&self, seq: Seq) -> Option<Seq> {
         let stretch = self.stretches.last()?;
-        let ours = |(_, _, mark): &(Seq, WallTime, &Mark)| mark.name.starts_with(BEFORE_ROLLBACK);
-        let marked = self.marks().rev().take_while(|(at, ..)| *at >= stretch.from).find(ours).map(|(at, ..)| at);
+        let here = self.marks().rev().take_while(|(at, ..)| *at >= stretch.from);
+        let marked = here.into_iter().find(is_before_rollback).map(|(at, ..)| at);
         marked.or(stretch.to).or_else(|| seq.before())
     }
 
     /// Rollbacks of the sources, oldest first.
     pub fn rollbacks(&self) -> &[Rollback] {
         &self.rollbacks
+    }
+
+    /// Where stretches ended because the sources were taken back, and to where.
+    pub fn interrupted(&self) -> &[(Seq, Seq)] {
+        &self.interrupted
     }
 
     /// The one that is not over.
@@ -243,4 +259,8 @@ impl Timeline {
     pub fn events(&self) -> &[Event] {
         &self.events
     }
+}
+
+fn is_before_rollback((_, _, mark): &(Seq, WallTime, &Mark)) -> bool {
+    mark.name.starts_with(BEFORE_ROLLBACK)
 }

@@ -93,12 +93,11 @@ pub fn check_volumes(now: &[VolumeInfo], then: &[VolumeInfo], goes_on: bool) -> 
     }
 }
 
-/// What the state before is called, and until when it is kept.
+/// What the state before is called, and until when it is kept. Two within one second have two names.
 pub fn mark(now: WallTime) -> (String, WallTime) {
-    let time = crate::time::rfc3339(now);
-    let seconds = time.split('.').next().unwrap_or(&time);
-    let digits: String = seconds.chars().filter(|letter| !matches!(letter, '-' | ':')).collect();
-    (format!("{BEFORE_ROLLBACK}{}z", digits.to_ascii_lowercase()), WallTime(now.0.saturating_add(LOCKED_FOR.0)))
+    let time = crate::time::rfc3339(now).to_ascii_lowercase();
+    let name: String = time.chars().filter(|letter| !matches!(letter, '-' | ':')).collect();
+    (format!("{BEFORE_ROLLBACK}{name}"), WallTime(now.0.saturating_add(LOCKED_FOR.0)))
 }
 
 /// What an agent's no means for whoever asked.
@@ -152,7 +151,7 @@ mod tests {
     #[test]
     fn the_state_before_has_a_name_that_says_when() {
         let (name, locked) = mark(WallTime(1_763_630_000_250_000));
-        assert_eq!(name, "before-rollback-20251120t091320z");
+        assert_eq!(name, "before-rollback-20251120t091320.250000z");
         assert_eq!(locked.0 - 1_763_630_000_250_000, 30 * 86_400_000_000);
         assert!(journal::wire::is_name(&name));
     }

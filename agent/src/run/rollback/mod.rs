@@ -42,6 +42,15 @@ pub(crate) struct Rolling {
     pub(crate) done_bytes: u64,
     /// 0: the receiver has not said yet.
     pub(crate) total_bytes: u64,
+    /// Where the order says that it is over, in which run; nobody has heard yet that this is durable.
+    pub(crate) sealed: Option<(EpochId, Seq)>,
+}
+
+impl Rolling {
+    /// One that an earlier run, or process, had begun.
+    pub(super) fn of_before(target: Seq) -> Self {
+        Self { target, done_bytes: 0, total_bytes: 0, sealed: None }
+    }
 }
 
 /// The right to take the sources back. Given up, clients are let in, unless what was begun is not over.
@@ -75,6 +84,10 @@ impl Group {
         *self.rolling.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn change_rolling(&self, change: impl FnOnce(&mut Rolling)) {
+        self.rolling.lock().unwrap_or_else(PoisonError::into_inner).as_mut().map(change);
+    }
+
     fn set_rolling(&self, rolling: Option<Rolling>) {
         *self.rolling.lock().unwrap_or_else(PoisonError::into_inner) = rolling;
     }
@@ -104,6 +117,16 @@ impl Group {
     pub(crate) fn take_turn(self: &Arc<Self>) -> Option<Turn> {
         let is_taken = self.rollback_is_taken.swap(true, Ordering::AcqRel);
         (!is_taken).then(|| Turn { group: Arc::clone(self), epoch: self.read().epoch })
+    }
+
+    /// Ends what is over, if whoever carried it out has gone before he heard that, or could not forget it.
+    pub(super) fn end_what_is_over(self: &Arc<Self>) -> crate::Result<()> {
+        let Some((epoch, sealed)) = self.rolling().and_then(|rolling| rolling.sealed) else { return Ok(()) };
+        let is_durable = self.link().borrow().durable.is_some_and(|head| head.seq >= sealed);
+        match self.take_turn() {
+            Some(turn) if is_durable && turn.epoch == epoch => turn.forget(),
+            _ => Ok(()),
+        }
     }
 
     fn open_taps(&self) {
@@ -187,9 +210,10 @@ impl Turn {
         self.admit(asked)?;
         let run = self.of_this_run()?;
         let before = self.rolling();
-        failpoint::reached(Step::RollbackNoted)?;
+        failpoint::reached(Step::RollbackNoting)?;
         self.state().note_rollback(Some(asked.target))?;
-        self.set_rolling(Some(Rolling { target: asked.target, done_bytes: 0, total_bytes }));
+        failpoint::passed(Step::RollbackNoted);
+        self.set_rolling(Some(Rolling { target: asked.target, done_bytes: 0, total_bytes, sealed: None }));
         let begun = run.capture.record_if_whole(Body::RollbackBegin { target: asked.target });
         let Some(seq) = begun else {
             if before.is_none() {
@@ -221,9 +245,7 @@ impl Turn {
             let name = &volume.name;
             Denied::new(NoRollback::Failed, format!("the source of {name} failed a write at byte {offset}: {error:?}"))
         })?;
-        if let Some(rolling) = self.group.rolling.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
-            rolling.done_bytes = rolling.done_bytes.saturating_add(length);
-        }
+        self.change_rolling(|rolling| rolling.done_bytes = rolling.done_bytes.saturating_add(length));
         failpoint::passed(Step::RollbackWritten);
         Ok(())
     }
@@ -265,6 +287,7 @@ impl Turn {
         let sealed = sealed.ok_or_else(|| {
             Denied::new(NoRollback::NotLive, "a gap opened meanwhile: it is gone on with when all was read")
         })?;
+        self.change_rolling(|rolling| rolling.sealed = Some((self.epoch, sealed)));
         failpoint::passed(Step::RollbackSealed);
         Ok(sealed)
     }
@@ -273,8 +296,9 @@ impl Turn {
     pub(crate) fn forget(&self) -> crate::Result<()> {
         failpoint::passed(Step::RollbackSealHeard);
         let run = self.of_this_run()?;
-        failpoint::reached(Step::RollbackForgotten)?;
+        failpoint::reached(Step::RollbackForgetting)?;
         self.state().note_rollback(None)?;
+        failpoint::passed(Step::RollbackForgotten);
         self.set_rolling(None);
         drop(run);
         self.open_taps();
