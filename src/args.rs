@@ -100,9 +100,11 @@ pub(crate) enum Verb {
                             backspool restore db --at mark:before-upgrade --to - | nbdcopy - nbd://target\n  \
                             backspool restore db --since '1 hour ago' --at latest --to /srv/db-then.img")]
     Restore(Restore),
-    /// Take the replica image back to an instant, touching only blocks that differ
+    /// Take the replica image, or with --live the source itself, back to an instant, touching only blocks that differ
     #[command(after_help = "Examples:\n  backspool rollback db --at mark:before-upgrade --dry-run\n  \
-                            backspool rollback db --at 09:15 --yes\n  backspool rollback db --undo --yes")]
+                            backspool rollback db --at 09:15 --yes\n  backspool rollback db --undo --yes\n  \
+                            backspool rollback db --at mark:before-upgrade --live\n  \
+                            backspool rollback db --undo --live")]
     Rollback(Rollback),
     /// Show what differs between two points: how much of each volume, and with --map where
     ///
@@ -111,6 +113,9 @@ pub(crate) enum Verb {
     #[command(after_help = "Examples:\n  backspool diff db --from '1 hour ago' --to latest\n  \
                             backspool diff db/data --from mark:before-upgrade --to now --map")]
     Diff(Diff),
+    /// Let the receiver write to the source for a while: a live rollback; run it on the source's machine
+    #[command(after_help = "Examples:\n  backspool allow db --for 10m\n  backspool allow db --for 0s")]
+    Allow(Allow),
     /// Read and check everything that is kept of a group, and mend what is damaged
     ///
     /// Damage is reported and mended: indexes and the replica image are made anew, and what no longer checks out is set aside, so that the
@@ -356,6 +361,22 @@ pub(crate) struct Rollback {
     /// The point nearest to an instant that is not covered
     #[arg(long)]
     pub(crate) nearest: bool,
+    /// The source itself, through its agent, which must have been told `allow`
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// Even while clients are attached to the tap: they are put out, and must not use again what they have mounted or cached
+    #[arg(long, requires = "live")]
+    pub(crate) force_attached: bool,
+}
+
+/// `allow`
+#[derive(Args, Debug)]
+pub(crate) struct Allow {
+    /// Which group
+    pub(crate) group: String,
+    /// For how long from now on, at most a day; `0s`: not any more
+    #[arg(long = "for", value_name = "DURATION")]
+    pub(crate) time: String,
 }
 
 /// `diff`

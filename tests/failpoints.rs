@@ -1,10 +1,12 @@
-//! Every named step of the ladder and of a resync: the process ends there, or the step fails, and everything comes back to live by
+//! Every named step of the ladder and of a resync, and of a live rollback (`back.rs`): the process ends there, or the step fails, and everything comes back to live by
 //! itself. Under stamped writes, judged from outside after each.
 //!
 //! `BACKSPOOL_FAILPOINTS` names the only steps to be tried, for whoever looks for one mistake.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
+#[path = "failpoints/back.rs"]
+mod back;
 mod common;
 
 use std::sync::Mutex;
@@ -48,6 +50,16 @@ enum Way {
     Asked,
     /// The receiver finds half a base that nobody goes on with.
     LeftOver,
+    /// The agent's source is taken back: `back.rs`.
+    Back,
+    /// The receiver takes it back.
+    BackAtReceiver,
+}
+
+impl Way {
+    fn goes_back(self) -> bool {
+        matches!(self, Self::Back | Self::BackAtReceiver)
+    }
 }
 
 /// How each step is reached. A step without a way does not compile.
@@ -71,6 +83,11 @@ const fn ways(step: Step) -> &'static [Way] {
         }
         S::BaseAcknowledged | S::BaseIndexWritten | S::BaseSealed => &[Way::Receiver],
         S::SealedAppended | S::SealedDurable | S::SealedPublished => &[Way::Receiver],
+        S::RollbackShut | S::RollbackMarked | S::RollbackNoting | S::RollbackNoted => &[Way::Back],
+        S::RollbackBegun | S::RollbackForgetting => &[Way::Back],
+        S::RollbackBeginHeard | S::RollbackWriting | S::RollbackWritten | S::RollbackFlushed => &[Way::Back],
+        S::RollbackSealed | S::RollbackSealHeard | S::RollbackForgotten => &[Way::Back],
+        S::RollbackPlanned | S::RollbackBlocksSent | S::RollbackOver => &[Way::BackAtReceiver],
     }
 }
 
@@ -91,7 +108,7 @@ impl Try {
             |step: &Step| chosen.as_ref().is_none_or(|names| names.split(',').any(|name| name == step.name()));
         let mut all = Vec::new();
         for &step in Step::ALL.iter().filter(|step| is_chosen(step)) {
-            for &way in ways(step) {
+            for &way in ways(step).iter().filter(|way| !way.goes_back()) {
                 let passages: &[u32] = match step {
                     Step::SpoolAppend => &[30],
                     Step::ChangeTracked => &[1, 200],
@@ -144,7 +161,9 @@ fn every_step_may_be_the_last_one() {
         }
     });
     let fired = fired.into_inner().unwrap();
-    let never: Vec<_> = Step::ALL.iter().filter(|step| !fired.iter().any(|tried| tried.step == **step)).collect();
+    let is_ours = |step: &&Step| ways(**step).iter().any(|way| !way.goes_back());
+    let never: Vec<_> =
+        Step::ALL.iter().filter(is_ours).filter(|step| !fired.iter().any(|it| it.step == **step)).collect();
     assert!(never.is_empty() || chosen().is_some(), "never fired: {never:?}");
     let failed = fired.iter().filter(|tried| tried.act == Act::Eio).count();
     println!("{} steps: {} times a process ended, {failed} times one failed", Step::ALL.len(), fired.len() - failed);
@@ -188,6 +207,7 @@ impl Story {
             Way::Receiver => self.receiver(it),
             Way::Asked => self.asked(it),
             Way::LeftOver => self.left_over(it),
+            Way::Back | Way::BackAtReceiver => unreachable!("{it:?}"),
         }
         self.cluster.assert_runs();
         self.judge();

@@ -191,6 +191,7 @@ impl Host {
             durable: None,
             place: None,
             stopped: None,
+            rollback: None,
         }
     }
 
