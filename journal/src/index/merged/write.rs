@@ -134,6 +134,7 @@ impl RunWriter {
         (self.trailer.sources_crc, self.trailer.guides_crc) = (crc32fast::hash(&sources), crc32fast::hash(&guides));
         let number = RunNo(self.trailer.number);
         let trailer = self.trailer.encode();
+        failpoint::reached(Step::RunWriting)?;
         let bufs = [&self.out, &sources, &guides, &trailer].map(|bytes| IoSlice::new(bytes));
         self.file.write_at(self.at, &bufs)?;
         self.file.sync()?;
