@@ -172,12 +172,15 @@ fn every_step_may_be_the_last_one() {
         for lane in 1..=LANES {
             let (tries, fired) = (&tries, &fired);
             scope.spawn(move || {
+                let next = || tries.lock().unwrap().next();
+                let Some(mut it) = next() else { return };
                 let mut story = Story::begin(lane);
                 loop {
-                    let Some(next) = tries.lock().unwrap().next() else { break };
-                    story.trying = Some(next);
-                    story = story.go(&next);
-                    fired.lock().unwrap().push(next);
+                    story.trying = Some(it);
+                    story = story.go(&it);
+                    fired.lock().unwrap().push(it);
+                    let Some(other) = next() else { break };
+                    it = other;
                 }
                 story.trying = None;
                 story.end(lane);

@@ -200,7 +200,7 @@ fn random_reads(
     let head = version.head().context("an empty journal")?.seq;
     let view = version.view(head)?;
     let files = files(dir, "seg")?;
-    let count = options.size(40_000, 200);
+    let count: u64 = options.size(40_000, 200);
     let ours = |seed: u64| -> Result<()> {
         let (mut rng, mut block) = (Rng::new(seed), [0; BLOCK]);
         for _ in 0..count {
@@ -223,7 +223,7 @@ fn random_reads(
                     all.into_iter().try_for_each(|one| one.join().map_err(|_| anyhow!("a reader panicked"))?)
                 })
             })?;
-            Ok((count as u64 * threads) as f64 / took.as_secs_f64() / 1e3)
+            Ok((count * threads) as f64 / took.as_secs_f64() / 1e3)
         };
         let rounds = 0..options.rounds(5) as u64;
         let both = rounds.map(|round| Ok((rate(&ours, 100 + round)?, rate(&least, 200 + round)?)));

@@ -98,7 +98,7 @@ impl Bench {
                 Ok(Merging::Renew(made)) => {
                     match &made {
                         Some(run) => {
-                            debug!(group = %self.group.name(), run = %run.number(), entries = run.entries(), "merged")
+                            debug!(group = %self.group.name(), run = %run.number(), entries = run.entries(), "merged");
                         }
                         None => warn!(group = %self.group.name(), "a merged index cannot be read, and is made again"),
                     }

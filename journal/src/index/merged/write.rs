@@ -96,7 +96,7 @@ impl RunWriter {
         entry.encode(&mut w);
         w.u32(source);
         self.items = w.finish();
-        let sign = self.sign.get_or_insert(Sign { key: Key::of(&entry), longest: 0 });
+        let sign = self.sign.get_or_insert_with(|| Sign { key: Key::of(&entry), longest: 0 });
         sign.longest = sign.longest.max(entry.sectors);
         self.trailer.classes |= 1 << entry.class();
         self.trailer.entries += 1;
