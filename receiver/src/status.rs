@@ -119,6 +119,9 @@ pub fn document(group: &Group, image: Option<&Image>, receiver: &str, now: Insta
         "volumes": volumes(version.as_deref(), report, image),
         "gaps_total": version.as_ref().map_or(0, |version| version.timeline().gaps().count()),
         "last_verified": snapshot.last_verified.map(rfc3339),
+        "retention": {
+            "thinned_bytes": snapshot.cleaned.thinned_bytes, "dead_bytes": snapshot.cleaned.dead_bytes, "why": snapshot.cleaned.why,
+        },
     }))
 }
 
@@ -145,7 +148,8 @@ fn why(snapshot: &Snapshot, image: &Shown) -> Option<String> {
     let fault = snapshot.progress.fault.as_ref().map(|fault| fault.why().to_owned());
     let report = snapshot.told.as_ref().map(|told| told.report.why.clone()).filter(|why| !why.is_empty());
     let image = image.error.as_ref().map(|error| format!("the replica image: {error}"));
-    fault.or(report).or(image)
+    let retention = snapshot.cleaned.why.clone();
+    fault.or(report).or(image).or(retention)
 }
 
 fn volumes(version: Option<&Version>, report: Option<&Report>, image: Option<&Image>) -> Vec<Value> {

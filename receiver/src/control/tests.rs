@@ -29,6 +29,7 @@ impl Api {
         let dir = tempfile::tempdir().unwrap();
         let catalog = Catalog::open(StoreDir::open(&dir.path().join("store"), StoreId([1; 16])).unwrap()).unwrap();
         let groups = Arc::new(Groups::open(catalog, true).unwrap());
+        let retention = Retention::new(Arc::clone(&groups), Wanted::default(), Box::new(read_clocks)).unwrap();
         let group = groups.claim(&Name::parse("web").unwrap(), GROUP, "db").unwrap();
         let session = group.attach(groups.next_session()).await.unwrap();
         let listen = "127.0.0.1:7440".parse().unwrap();

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use journal::frame::Frame;
-use journal::log::{BaseHead, Finding, Head};
-use journal::types::{ResyncId, SessionId};
+use journal::log::{BaseHead, Compacted, Finding, Head, PointsFile};
+use journal::types::{ResyncId, SegmentNo, SessionId};
 use journal::wire::{Refusal, RefusalCode, Report};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -45,6 +45,20 @@ pub(super) enum Command {
         resync: ResyncId,
         reply: oneshot::Sender<Result<Option<BaseHead>, Refusal>>,
     },
+    /// A number for a file that is made beside the journal.
+    TakeNumber {
+        reply: oneshot::Sender<journal::error::Result<SegmentNo>>,
+    },
+    /// History is thinned.
+    Thin {
+        list: PointsFile,
+        reply: oneshot::Sender<journal::error::Result<()>>,
+    },
+    /// A compacted segment stands for others; the names of their files.
+    Replace {
+        new: Compacted,
+        reply: oneshot::Sender<journal::error::Result<Vec<String>>>,
+    },
     /// A person wants the journal to be mended.
     Mend {
         reply: oneshot::Sender<journal::error::Result<Vec<Finding>>>,
@@ -55,7 +69,7 @@ pub(super) enum Command {
 /// The way to the writer.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
-    commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<Command>,
     room: Arc<Semaphore>,
 }
 
