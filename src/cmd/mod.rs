@@ -10,6 +10,7 @@ mod mark;
 mod points;
 mod protect;
 mod restore;
+mod retention;
 mod rollback;
 mod serve;
 mod status;
@@ -57,6 +58,7 @@ pub(crate) fn run(cli: Cli, out: Output) -> Outcome {
         Verb::Mark(args) => wait(mark::run(&context, &args)),
         Verb::Restore(args) => wait(restore::run(&context, &args)),
         Verb::Rollback(args) => wait(rollback::run(&context, &args)),
+        Verb::Retention(args) => wait(retention::run(&context, &args)),
         Verb::Verify(args) => wait(verify::run(&context, &args)),
         Verb::Completions(args) => completions::run(&context, &args),
         Verb::Man(args) => man::run(&context, &args),
