@@ -122,6 +122,15 @@ pub(crate) enum Verb {
     /// group can go on. Exit 14 if there was any damage, mended or not. It needs no agent, and the group is served meanwhile.
     #[command(after_help = "Examples:\n  backspool verify db\n  backspool verify db --json")]
     Verify(Verify),
+    /// Show or set what is kept of a group, and for how long
+    ///
+    /// Without values: what is kept, and from where each value came. With values: this group's own, over those of the config file. History that
+    /// is not kept any more is thinned within a minute, and its space is freed after that. What is promised is never given up for want of space:
+    /// with a full disk new history is refused. Without any value, here and in the config file, everything is kept.
+    #[command(after_help = "Examples:\n  backspool retention db --explain\n  \
+                            backspool retention db --every-write 24h --every-minute 7d --hourly 30d --dry-run\n  \
+                            backspool retention db --trust-clock")]
+    Retention(Retention),
     /// Print a completion script
     #[command(after_help = "Example:\n  backspool completions bash > /etc/bash_completion.d/backspool")]
     Completions(Completions),
@@ -397,6 +406,31 @@ pub(crate) struct Diff {
     /// Where: offset and length of each run of blocks that differ, in bytes
     #[arg(long)]
     pub(crate) map: bool,
+}
+
+/// `retention`
+#[derive(Args, Debug)]
+pub(crate) struct Retention {
+    /// Which group
+    pub(crate) group: String,
+    /// How long every write is a point
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) every_write: Option<String>,
+    /// How long the last point of each minute is kept
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) every_minute: Option<String>,
+    /// How long the last point of each hour is kept
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) hourly: Option<String>,
+    /// How long marks are kept; locked ones are until their lock ends
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) marks: Option<String>,
+    /// Also what it comes to: points, bytes that nobody can see, bytes written to free others
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Say that the receiver's clock is right although it jumped, as after the machine was switched off: history expires again
+    #[arg(long)]
+    pub(crate) trust_clock: bool,
 }
 
 /// `verify`

@@ -12,6 +12,7 @@ mod mark;
 mod points;
 mod protect;
 mod restore;
+mod retention;
 mod rollback;
 mod serve;
 mod status;
@@ -61,6 +62,7 @@ pub(crate) fn run(cli: Cli, out: Output) -> Outcome {
         Verb::Restore(args) => wait(restore::run(&context, &args)),
         Verb::Rollback(args) => wait(rollback::run(&context, &args)),
         Verb::Diff(args) => wait(diff::run(&context, &args)),
+        Verb::Retention(args) => wait(retention::run(&context, &args)),
         Verb::Verify(args) => wait(verify::run(&context, &args)),
         Verb::Completions(args) => completions::run(&context, &args),
         Verb::Man(args) => man::run(&context, &args),
