@@ -105,14 +105,14 @@ impl Timeline {
     /// One goes on, perhaps elsewhere, until there have been points again. And it goes on when it was over, and its agent had not heard that:
     /// then no state before was marked, as it is for each that is begun.
     fn begin_rollback(&mut self, seq: Seq, target: Seq) {
-        self.rolling = true;
+        let goes_on = std::mem::replace(&mut self.rolling, true);
         if self.covered().is_some() {
             self.interrupted.push((seq, target));
         }
         let since = self.stretches.last().map(|stretch| stretch.from);
         let marked = self.marks().rev().find(is_before_rollback).map(|(at, ..)| at);
         let is_same = |last: &&mut Rollback| match last.sealed {
-            None => since < Some(last.begin),
+            None => goes_on || since < Some(last.begin),
             Some(sealed) => last.target == target && marked < Some(sealed),
         };
         match self.rollbacks.last_mut().filter(is_same) {
