@@ -20,7 +20,7 @@ mod report;
 mod rollback;
 pub mod rungs;
 mod switch;
-mod unread;
+pub mod unread;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

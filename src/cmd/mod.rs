@@ -3,6 +3,7 @@
 mod allow;
 mod completions;
 mod demo;
+mod diff;
 mod explain;
 mod invite;
 mod join;
@@ -59,6 +60,7 @@ pub(crate) fn run(cli: Cli, out: Output) -> Outcome {
         Verb::Allow(args) => wait(allow::run(&context, &args)),
         Verb::Restore(args) => wait(restore::run(&context, &args)),
         Verb::Rollback(args) => wait(rollback::run(&context, &args)),
+        Verb::Diff(args) => wait(diff::run(&context, &args)),
         Verb::Verify(args) => wait(verify::run(&context, &args)),
         Verb::Completions(args) => completions::run(&context, &args),
         Verb::Man(args) => man::run(&context, &args),
