@@ -128,7 +128,8 @@ impl Back {
         if is_begun(it) {
             cluster.allow();
             // The client that came to look is being let go.
-            super::wait_for("undone", || (cluster.go_back(&["--undo"]).exit == 0).then_some(()), || cluster.words());
+            let undone = || (cluster.go_back(&["--undo"]).exit == 0).then_some(());
+            super::wait_for("undone", undone, || cluster.words());
         }
         assert_equal(&cluster.content(), now);
         assert_equal(&cluster.image("latest"), now);

@@ -150,15 +150,15 @@ impl Version {
     /// a rollback is that one.
     pub fn gaps(&self) -> Result<Vec<GapInfo>> {
         let mut gaps: Vec<GapInfo> = Vec::new();
-        for &(seq, target) in self.timeline.interrupted() {
+        for &(seq, time, target) in self.timeline.interrupted() {
             let to = self.timeline.stretches().iter().find(|stretch| stretch.from > seq);
             let to = to.map(|stretch| (stretch.from, stretch.from_time));
             let text = format!("the sources were taken back to seq {target}");
             let text = if to.is_some() { text } else { format!("{text}, and that is not over") };
-            gaps.push(self.gap(seq, None, to, WhyNoPoints::Rollback, text)?);
+            gaps.push(self.gap(seq, time, to, WhyNoPoints::Rollback, text)?);
         }
         for (seq, time, gap, to) in self.timeline.gaps() {
-            let found = self.gap(seq, Some(time), to, WhyNoPoints::Gap(gap.reason), gap.text.clone())?;
+            let found = self.gap(seq, time, to, WhyNoPoints::Gap(gap.reason), gap.text.clone())?;
             if !gaps.iter().any(|known| known.from == found.from) {
                 gaps.push(found);
             }
@@ -170,18 +170,14 @@ impl Version {
     fn gap(
         &self,
         seq: Seq,
-        time: Option<WallTime>,
+        time: WallTime,
         to: Option<(Seq, WallTime)>,
         why: WhyNoPoints,
         text: String,
     ) -> Result<GapInfo> {
         let last = self.timeline.stretches().iter().filter_map(|stretch| stretch.to).rfind(|&to| to < seq);
-        let from_time = match last {
-            Some(last) => self.time_of(last)?.or(time),
-            None => time,
-        };
-        let from = last.map_or(seq, |last| last.after(1));
-        Ok(GapInfo { from, from_time: from_time.unwrap_or_default(), to, why, text })
+        let from_time = last.map(|last| self.time_of(last)).transpose()?.flatten().unwrap_or(time);
+        Ok(GapInfo { from: last.map_or(seq, |last| last.after(1)), from_time, to, why, text })
     }
 
     /// Time of the record at `seq`.

@@ -19,15 +19,15 @@ use crate::types::{ResyncId, Sectors, Seq, VolumeNo, VolumeUuid, WallTime};
 pub struct Timeline {
     events: Vec<Event>,
     stretches: Vec<Stretch>,
-    /// Where history was thinned, and what is left there.
-    kept: Option<Arc<Kept>>,
     rollbacks: Vec<Rollback>,
-    /// Where one, or one that was gone on with, ended a stretch; and where it was to go.
-    interrupted: Vec<(Seq, Seq)>,
+    /// Where and when one, or one that was gone on with, ended a stretch; and where it was to go.
+    interrupted: Vec<(Seq, WallTime, Seq)>,
     /// All that the sources held is known, and what changed since.
     whole: bool,
     /// The last rollback is not over.
     rolling: bool,
+    /// Where history was thinned, and what is left there.
+    kept: Option<Arc<Kept>>,
 }
 
 /// The sources of a group were taken back to another point, or are being.
@@ -92,7 +92,7 @@ impl Timeline {
             Body::Sealed(_) => self.whole = true,
             Body::Gap(_) => self.whole = false,
             Body::EpochBegin(EpochBegin { continues: false, .. }) => (self.whole, self.rolling) = (false, false),
-            Body::RollbackBegin { target } => self.begin_rollback(event.seq, *target),
+            Body::RollbackBegin { target } => self.begin_rollback(event.seq, event.record.time, *target),
             Body::RollbackSealed { target } => self.end_rollback(event.seq, *target),
             _ => {}
         }
@@ -107,33 +107,17 @@ impl Timeline {
         self.events.push(event);
     }
 
-    /// History was thinned: marks that are no points any more are forgotten.
-    pub(super) fn thin(&mut self, kept: &Arc<Kept>) {
-        self.events.retain(|event| !matches!(event.record.body, Body::Mark(_)) || kept.offers(event.seq));
-        self.kept = Some(Arc::clone(kept));
-    }
-
-    /// Where history was thinned, and what is left there.
-    pub fn kept(&self) -> Option<&Arc<Kept>> {
-        self.kept.as_ref()
-    }
-
-    /// Whether `seq`, if there is such a place, is a point that is offered.
-    pub fn is_point(&self, seq: Seq) -> bool {
-        self.stretch_of(seq).is_some() && self.kept.as_ref().is_none_or(|kept| kept.offers(seq))
-    }
-
     /// One goes on, perhaps elsewhere, until there have been points again. And it goes on when it was over, and its agent had not heard that:
     /// then no state before was marked, as it is for each that is begun.
-    fn begin_rollback(&mut self, seq: Seq, target: Seq) {
-        self.rolling = true;
+    fn begin_rollback(&mut self, seq: Seq, time: WallTime, target: Seq) {
+        let goes_on = std::mem::replace(&mut self.rolling, true);
         if self.covered().is_some() {
-            self.interrupted.push((seq, target));
+            self.interrupted.push((seq, time, target));
         }
         let since = self.stretches.last().map(|stretch| stretch.from);
         let marked = self.marks().rev().find(is_before_rollback).map(|(at, ..)| at);
         let is_same = |last: &&mut Rollback| match last.sealed {
-            None => since < Some(last.begin),
+            None => goes_on || since < Some(last.begin),
             Some(sealed) => last.target == target && marked < Some(sealed),
         };
         match self.rollbacks.last_mut().filter(is_same) {
@@ -166,14 +150,35 @@ impl Timeline {
         &self.rollbacks
     }
 
-    /// Where stretches ended because the sources were taken back, and to where.
-    pub fn interrupted(&self) -> &[(Seq, Seq)] {
+    /// Where and when stretches ended because the sources were taken back, and to where.
+    pub fn interrupted(&self) -> &[(Seq, WallTime, Seq)] {
         &self.interrupted
+    }
+
+    /// Points that one which is not over stands on: where it goes, and where it can be taken back to.
+    pub fn stood_on(&self) -> impl Iterator<Item = Seq> {
+        self.unfinished().into_iter().flat_map(|it| [Some(it.target), it.before]).flatten()
     }
 
     /// The one that is not over.
     pub fn unfinished(&self) -> Option<&Rollback> {
         self.rollbacks.last().filter(|_| self.rolling)
+    }
+
+    /// History was thinned: marks that are no points any more are forgotten.
+    pub(super) fn thin(&mut self, kept: &Arc<Kept>) {
+        self.events.retain(|event| !matches!(event.record.body, Body::Mark(_)) || kept.offers(event.seq));
+        self.kept = Some(Arc::clone(kept));
+    }
+
+    /// Where history was thinned, and what is left there.
+    pub fn kept(&self) -> Option<&Arc<Kept>> {
+        self.kept.as_ref()
+    }
+
+    /// Whether `seq`, if there is such a place, is a point that is offered.
+    pub fn is_point(&self, seq: Seq) -> bool {
+        self.stretch_of(seq).is_some() && self.kept.as_ref().is_none_or(|kept| kept.offers(seq))
     }
 
     /// The stretch that goes on, if one does.

@@ -68,8 +68,8 @@ fn a_rollback_that_is_interrupted_is_the_same_until_it_is_over() {
 
 #[test]
 fn one_that_was_over_and_whose_agent_had_not_heard_it_is_the_same() {
-    let (points, rollbacks, _) = told("epoch sealed mark begin:2 end:2 epoch gap begin:2 sealed end:2");
-    assert_eq!((points, rollbacks), (vec![(2, Some(3)), (5, Some(5)), (10, None)], vec![rollback(4, 2, 3, Some(10))]));
+    let (points, rollbacks, _) = told("epoch sealed mark begin:2 end:2 epoch gap begin:2 sealed begin:2 end:2");
+    assert_eq!((points, rollbacks), (vec![(2, Some(3)), (5, Some(5)), (11, None)], vec![rollback(4, 2, 3, Some(11))]));
     let (points, rollbacks, _) = told("epoch sealed mark begin:2 end:2 on begin:2 end:2");
     assert_eq!((points, rollbacks), (vec![(2, Some(3)), (5, Some(6)), (8, None)], vec![rollback(4, 2, 3, Some(8))]));
     // A person wants the same once more.
