@@ -103,6 +103,14 @@ pub(crate) enum Verb {
     #[command(after_help = "Examples:\n  backspool rollback db --at mark:before-upgrade --dry-run\n  \
                             backspool rollback db --at 09:15 --yes\n  backspool rollback db --undo --yes")]
     Rollback(Rollback),
+    /// Serve a volume as it was at an instant over NBD, until stopped
+    ///
+    /// What clients see does not change while replication goes on. With --writable their changes are kept in a scratch, and are gone with
+    /// the export. It ends with this process, or when --release is called with the same address; `status` shows what is exported.
+    #[command(after_help = "Examples:\n  backspool export db --at '10 minutes ago' --nbd unix:/run/then.sock\n  \
+                            backspool export db/data --at mark:before-upgrade --nbd 127.0.0.1:10809 --writable\n  \
+                            backspool export db --nbd unix:/run/then.sock --release")]
+    Export(Export),
     /// Read and check everything that is kept of a group, and mend what is damaged
     ///
     /// Damage is reported and mended: indexes and the replica image are made anew, and what no longer checks out is set aside, so that the
@@ -344,6 +352,35 @@ pub(crate) struct Rollback {
     /// The point nearest to an instant that is not covered
     #[arg(long)]
     pub(crate) nearest: bool,
+}
+
+/// `export`
+#[derive(Args, Debug)]
+pub(crate) struct Export {
+    /// Which group, or which of its volumes
+    #[arg(value_name = "GROUP[/VOLUME]")]
+    pub(crate) target: String,
+    /// The instant: the newest point not after it
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true, required_unless_present = "release")]
+    pub(crate) at: Option<String>,
+    /// The point nearest to an instant that is not covered
+    #[arg(long)]
+    pub(crate) nearest: bool,
+    /// Where it is served
+    #[arg(long, value_name = "unix:PATH|HOST:PORT")]
+    pub(crate) nbd: String,
+    /// Let other machines connect: NBD has neither passwords nor encryption
+    #[arg(long)]
+    pub(crate) nbd_remote: bool,
+    /// Let clients write, into a scratch of the export's own
+    #[arg(long)]
+    pub(crate) writable: bool,
+    /// How much the scratch may hold; beyond, writes fail [default: 10GiB]
+    #[arg(long, value_name = "SIZE", requires = "writable")]
+    pub(crate) scratch_size: Option<String>,
+    /// End the export that is served there
+    #[arg(long, conflicts_with_all = ["at", "nearest", "nbd_remote", "writable", "scratch_size"])]
+    pub(crate) release: bool,
 }
 
 /// `verify`

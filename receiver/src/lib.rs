@@ -18,6 +18,7 @@ mod checked;
 mod control;
 pub mod enrol;
 pub mod error;
+pub mod export;
 pub mod group;
 pub mod image;
 pub mod restore;
@@ -28,6 +29,7 @@ pub mod status;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod when;
 
 pub use error::{Code, Error, Result};
 pub use run::{Ready, ServeOptions, serve};

@@ -3,6 +3,7 @@
 //! Documents are those of the command line's `--json`. Work that takes a while answers with lines: `{"event":"plan",…}`,
 //! `{"event":"progress",…}`, and at last its result or an error.
 
+mod export;
 mod invite;
 mod mark;
 mod points;
@@ -29,12 +30,16 @@ use journal::wire::ReceiverId;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Code, Error, Result};
+use crate::export::Holdings;
 use crate::group::Groups;
+pub(crate) use reply::point;
 
 /// What handlers work with.
 #[derive(Clone, Debug)]
 pub(crate) struct App {
     pub(crate) groups: Arc<Groups>,
+    /// What is exported and mounted.
+    pub(crate) holdings: Holdings,
     /// Who this receiver is.
     pub(crate) id: ReceiverId,
     /// Where agents reach it.
@@ -52,6 +57,8 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/restore", post(restore::restore))
         .route("/v1/rollback", post(rollback::rollback))
         .route("/v1/verify", post(verify::verify))
+        .route("/v1/export", post(export::export))
+        .route("/v1/release", post(export::release))
         .with_state(app)
 }
 
