@@ -111,6 +111,16 @@ pub(crate) enum Verb {
                             backspool export db/data --at mark:before-upgrade --nbd 127.0.0.1:10809 --writable\n  \
                             backspool export db --nbd unix:/run/then.sock --release")]
     Export(Export),
+    /// Mount the past of a group as files, one for every instant, until stopped
+    ///
+    /// DIR/latest.img is the newest point when it is opened, DIR/marks/NAME.img a mark, and DIR/WHEN.img any instant, whether it is listed
+    /// or not: '10 minutes ago.img', '2026-11-20T09:15:20.250Z.img', 'seq:123.img'. Of a group with several volumes: DIR/VOLUME/WHEN.img.
+    #[command(after_help = "Examples:\n  backspool mount db /mnt/then\n  cp '/mnt/then/10 minutes ago.img' db.img\n  \
+                            mount -o ro,loop,noload '/mnt/then/2026-11-20T09:15:20.250Z.img' /mnt/files")]
+    Mount(Mount),
+    /// Take off what `mount` has mounted, also after its receiver was killed
+    #[command(after_help = "Example:\n  backspool unmount /mnt/then")]
+    Unmount(Unmount),
     /// Read and check everything that is kept of a group, and mend what is damaged
     ///
     /// Damage is reported and mended: indexes and the replica image are made anew, and what no longer checks out is set aside, so that the
@@ -381,6 +391,25 @@ pub(crate) struct Export {
     /// End the export that is served there
     #[arg(long, conflicts_with_all = ["at", "nearest", "nbd_remote", "writable", "scratch_size"])]
     pub(crate) release: bool,
+}
+
+/// `mount`
+#[derive(Args, Debug)]
+pub(crate) struct Mount {
+    /// Which group
+    pub(crate) group: String,
+    /// An empty directory
+    pub(crate) dir: PathBuf,
+}
+
+/// `unmount`
+#[derive(Args, Debug)]
+pub(crate) struct Unmount {
+    /// Where it is mounted
+    pub(crate) dir: PathBuf,
+    /// Although it is in use: who uses it gets errors
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// `verify`

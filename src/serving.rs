@@ -41,7 +41,10 @@ pub(crate) async fn run(
         let Some(document) = line else { return Err(ended("the receiver went away")) };
         match text(&document, "event") {
             Some("plan") => context.out.say(&plan(&document))?,
-            Some("ready") => context.out.result(&document, || told(&document))?,
+            Some("ready") => {
+                let text = told(&document);
+                context.out.result(&document, || text)?;
+            }
             Some("stopped") => {
                 context.out.result(&document, || "stopped".to_owned())?;
                 return match text(&document, "why") {

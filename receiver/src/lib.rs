@@ -21,6 +21,7 @@ pub mod error;
 pub mod export;
 pub mod group;
 pub mod image;
+pub mod mount;
 pub mod restore;
 pub mod rollback;
 mod run;

@@ -8,6 +8,7 @@ mod invite;
 mod join;
 mod man;
 mod mark;
+mod mount;
 mod points;
 mod protect;
 mod restore;
@@ -59,6 +60,8 @@ pub(crate) fn run(cli: Cli, out: Output) -> Outcome {
         Verb::Restore(args) => wait(restore::run(&context, &args)),
         Verb::Rollback(args) => wait(rollback::run(&context, &args)),
         Verb::Export(args) => wait(export::run(&context, &args)),
+        Verb::Mount(args) => wait(mount::run(&context, &args)),
+        Verb::Unmount(args) => mount::run_unmount(&context, &args),
         Verb::Verify(args) => wait(verify::run(&context, &args)),
         Verb::Completions(args) => completions::run(&context, &args),
         Verb::Man(args) => man::run(&context, &args),

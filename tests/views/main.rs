@@ -6,5 +6,6 @@
 mod common;
 
 mod exports;
+mod mounts;
 mod past;
 mod writable;

@@ -6,6 +6,7 @@
 mod export;
 mod invite;
 mod mark;
+mod mount;
 mod points;
 mod read;
 mod reply;
@@ -58,6 +59,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/rollback", post(rollback::rollback))
         .route("/v1/verify", post(verify::verify))
         .route("/v1/export", post(export::export))
+        .route("/v1/mount", post(mount::mount))
         .route("/v1/release", post(export::release))
         .with_state(app)
 }
