@@ -1,4 +1,4 @@
-//! Named steps of the ladder and of a resync at which a test ends the process, lets it stand still, or lets the step fail.
+//! Named steps of the ladder, of a resync and of a merge at which a test ends the process, lets it stand still, or lets the step fail.
 //!
 //! Always compiled in: what is tested is what is shipped. A step that nobody armed costs one relaxed load, and none is on the way of a
 //! write that is recorded. `docs/decisions/0014-failpoints.md` says why.
@@ -82,6 +82,12 @@ steps! {
     HashesMade = "hashes-made", false;
     /// Agent: hashes came.
     HashesCame = "hashes-came", false;
+    /// Agent: hashes of the pages of blocks that differ were asked for.
+    PagesAsked = "pages-asked", false;
+    /// Receiver: hashes were made of pages.
+    PagesMade = "pages-made", false;
+    /// Agent: hashes of pages came.
+    PagesCame = "pages-came", false;
     /// Agent: a piece of the source was read.
     ExtentRead = "extent-read", true;
     /// Agent: a frame of what was read is closed.
@@ -128,6 +134,28 @@ steps! {
     SealedPublished = "sealed-published", false;
     /// Agent: it was heard that `sealed` is durable.
     SealedAcknowledged = "sealed-acknowledged", false;
+    /// Receiver: a part of a merged run is about to be written.
+    RunWriting = "run-writing", true;
+    /// Receiver: a merged run is whole in its file, durably.
+    RunWritten = "run-written", true;
+    /// Receiver: it has its name.
+    RunNamed = "run-named", true;
+    /// Receiver: readers look into it.
+    RunPublished = "run-published", false;
+    /// Receiver: a file of a run that it replaces is gone.
+    RunRemoved = "run-removed", true;
+    /// Receiver: a list of points is durable, and no manifest names it.
+    PointsWritten = "points-written", true;
+    /// Receiver: the manifest names it; readers do not see it yet, and the old one is there.
+    HistoryThinned = "history-thinned", true;
+    /// Receiver: a compacted segment has all its bytes, and is not durable.
+    CompactedWritten = "compacted-written", true;
+    /// Receiver: it is durable, and no manifest names it.
+    CompactedDurable = "compacted-durable", true;
+    /// Receiver: the manifest lets it stand for others; readers do not see it yet, and their files are there.
+    SegmentReplaced = "segment-replaced", true;
+    /// Receiver: their files are gone.
+    ReplacedRemoved = "replaced-removed", true;
 }
 
 /// Passages to go, with [`FAILS`] or [`STOPS`]; 0: nobody armed it.

@@ -2,6 +2,7 @@
 
 mod completions;
 mod demo;
+mod diff;
 mod explain;
 mod export;
 mod invite;
@@ -62,6 +63,7 @@ pub(crate) fn run(cli: Cli, out: Output) -> Outcome {
         Verb::Export(args) => wait(export::run(&context, &args)),
         Verb::Mount(args) => wait(mount::run(&context, &args)),
         Verb::Unmount(args) => mount::run_unmount(&context, &args),
+        Verb::Diff(args) => wait(diff::run(&context, &args)),
         Verb::Verify(args) => wait(verify::run(&context, &args)),
         Verb::Completions(args) => completions::run(&context, &args),
         Verb::Man(args) => man::run(&context, &args),

@@ -7,13 +7,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use agent::base::{BaseReader, BaseSpec, BaseVolume, Hashes, Known, Reads};
+use agent::base::{Answer, BaseReader, BaseSpec, BaseVolume, Hashes, Known, Reads};
 use agent::capture::{Capture, Lost, Terms};
 use agent::hot::Left;
 use agent::run::lineage::{Said, go_on, is_lost};
 use agent::run::opening::{Told, declare, parent, wanted};
 use agent::run::rungs::{self, Climb, Rung, again, parts, rung};
-use agent::sender::compare::of_blocks;
+use agent::sender::compare::{of_blocks, of_pages};
 use agent::sender::state::{Next, Stream as Sending};
 use agent::sender::window::{Facts as BaseFacts, Step, Window};
 use agent::source::Storage;
@@ -30,7 +30,7 @@ use journal::types::{
     BootId, ChainHead, Durable, EpochId, Extent, GroupId, Hash, Head, ResyncId, Seq, VolumeNo, VolumeUuid,
 };
 use journal::wire::RebaseReason;
-use receiver::session::compare::hashes;
+use receiver::session::compare::{hashes, pages};
 
 use crate::client::Client;
 use crate::disk::Machine;
@@ -119,12 +119,25 @@ impl fmt::Debug for Base {
     }
 }
 
+impl Asked {
+    /// A session ends or not between questions; in between the view is what it is.
+    fn view(&self) -> Result<Arc<View>> {
+        self.0.lock().unwrap().clone().ok_or_else(|| Error::unavailable("no session"))
+    }
+}
+
 impl Hashes for Asked {
-    fn hashes(&mut self, volume: VolumeNo, extent: Extent) -> Result<Vec<Option<Hash>>> {
-        let view = self.0.lock().unwrap().clone().ok_or_else(|| Error::unavailable("no session"))?;
+    fn blocks(&mut self, volume: VolumeNo, extent: Extent) -> Result<Answer<Vec<Option<Hash>>>> {
         let (first, blocks) = (extent.byte() / BLOCK_BYTES, extent.bytes().div_ceil(BLOCK_BYTES));
-        let found = hashes(&view, volume, first, blocks as u32).map_err(Error::from)?;
-        Ok(of_blocks(extent, &found))
+        let found = hashes(&*self.view()?, volume, first, blocks as u32).map_err(Error::from)?;
+        Ok(Box::new(move || Ok(of_blocks(extent, &found))))
+    }
+
+    fn pages(&mut self, volume: VolumeNo, blocks: &[Extent]) -> Result<Answer<Option<Vec<Option<Hash>>>>> {
+        let numbers: Vec<_> = blocks.iter().map(|block| block.byte() / BLOCK_BYTES).collect();
+        let found = pages(&*self.view()?, volume, &numbers).map_err(Error::from)?;
+        let blocks = blocks.to_vec();
+        Ok(Box::new(move || Ok(Some(of_pages(&blocks, &found)))))
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use journal::store::{View, VolumeInfo};
 use journal::types::{Extent, SECTOR_BYTES, Sector, Sectors};
 
+use super::HOLE_BYTES;
 use super::hash::{PIECE_BYTES, Tree, hash_piece};
 use super::target::Target;
 use crate::error::{Code, Error, Result};
@@ -14,8 +15,6 @@ use crate::image::is_zero;
 
 /// One reads and checks while the other writes.
 const THREADS: usize = 2;
-/// Zeroes at least this long are not written to a new file.
-const HOLE_BYTES: usize = 64 * 1024;
 const PIECE_SECTORS: u64 = PIECE_BYTES / SECTOR_BYTES;
 
 /// What was written of a volume.

@@ -166,7 +166,7 @@ fn unused_file(path: &Path) -> Result<File> {
 }
 
 /// The loop device that stands on this file.
-fn loop_device(path: &Path) -> Option<String> {
+pub(super) fn loop_device(path: &Path) -> Option<String> {
     let path = path.canonicalize().ok()?;
     fs::read_dir("/sys/block").ok()?.flatten().find_map(|entry| {
         let backing = fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
@@ -176,7 +176,7 @@ fn loop_device(path: &Path) -> Option<String> {
 }
 
 /// For us alone: the kernel refuses that while it is mounted, swapped to, or part of another device.
-fn open_device(path: &Path, size: Sectors) -> Result<File> {
+pub(super) fn open_device(path: &Path, size: Sectors) -> Result<File> {
     let flags = OFlags::EXCL.bits().cast_signed();
     let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
     let mut file = opened.map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
@@ -196,7 +196,7 @@ fn exists(path: &Path) -> Error {
         .hint("choose another, or say --force to overwrite it")
 }
 
-fn in_use(path: &Path, why: &str) -> Error {
+pub(super) fn in_use(path: &Path, why: &str) -> Error {
     Error::new(Code::TARGET_IN_USE, format!("{} is in use: {why}", path.display())).hint("choose another target")
 }
 
