@@ -1,14 +1,15 @@
-//! Keeps every version: ingest, catalog, views, replica image.
+//! Keeps every version: ingest, catalog, views, exports and mounts of them, replica image.
 //!
 //! Start at [`serve`]. What may happen at the same time on one group, and who waits for whom:
 //!
-//! | while → | ingest | view (restore, read, points, diff) | image follows | rollback | verify | restart at any place |
-//! |---|---|---|---|---|---|---|
-//! | **ingest** | one session; a newer one fences it | never waits | goes first | never waits | never waits | from the durable head |
-//! | **view** | sees what was durable when it began | shared | not touched | not touched | shared | asked for again |
-//! | **image follows** | yields, at most 50 ms a megabyte | shared | one thread | waits its turn | waits its turn | done again from `applied` |
-//! | **rollback** | shared | shared | takes its turn | refused: busy | refused: busy | finished at the start, from its intent |
-//! | **verify** | checks what was durable when it began | shared | takes its turn | refused: busy | refused: busy | asked for again |
+//! | while → | ingest | view (restore, read, points, diff) | export, mount | image follows | rollback | verify | restart at any place |
+//! |---|---|---|---|---|---|---|---|
+//! | **ingest** | one session; a newer one fences it | never waits | never waits; a scratch leaves it room | goes first | never waits | never waits | from the durable head |
+//! | **view** | sees what was durable when it began | shared | shared | not touched | not touched | shared | asked for again |
+//! | **export, mount** | sees what was durable when it was opened | shared | shared; each scratch is one view's | not touched | not touched | shared | over; clients see it, scratches are gone |
+//! | **image follows** | yields, at most 50 ms a megabyte | shared | shared | one thread | waits its turn | waits its turn | done again from `applied` |
+//! | **rollback** | shared | shared | shared | takes its turn | refused: busy | refused: busy | finished at the start, from its intent |
+//! | **verify** | checks what was durable when it began | shared | shared | takes its turn | refused: busy | refused: busy | asked for again |
 //!
 //! **Invariant:** nothing but the group's writer thread writes its journal, nothing but its image thread writes its image.
 //! **Invariant:** what is told to be durable is visible to readers, and the other way round.
