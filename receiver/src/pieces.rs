@@ -1,14 +1,13 @@
 //! Numbered pieces of work, several at a time.
 
-use std::num::NonZero;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::error::{Code, Error, Result};
 
-/// More do not make a disk faster.
-const THREADS_MAX: usize = 4;
+/// Some compute while others wait for the disk.
+const THREADS: usize = 4;
 
 /// Does `work` for each number below `count`, handed out in order; the results are in order. Each thread has a `scratch` of its own.
 ///
@@ -37,7 +36,7 @@ pub(crate) fn each<S, T: Send>(
         }
         keep(results);
     };
-    let threads = threads().min(usize::try_from(count).unwrap_or(usize::MAX));
+    let threads = THREADS.min(usize::try_from(count).unwrap_or(usize::MAX));
     if threads < 2 {
         run();
     } else {
@@ -53,11 +52,6 @@ pub(crate) fn each<S, T: Send>(
     let mut done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     done.sort_unstable_by_key(|(number, _)| *number);
     done.into_iter().map(|(_, result)| result).collect()
-}
-
-/// One computes while another waits for the disk, and no more than there are processors.
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(2, NonZero::get).clamp(2, THREADS_MAX)
 }
 
 #[cfg(test)]

@@ -326,6 +326,37 @@ fn what_waits_for_hashes_is_bounded_and_stays_in_order() {
     }
 }
 
+/// What was read is compared when the answer comes, and sent as what it was when it was read: who wrote in between wins.
+#[test]
+fn a_write_that_overtakes_the_question_wins() {
+    struct Overtaken(View, Arc<Tap>);
+    impl Hashes for Overtaken {
+        fn blocks(&mut self, volume: VolumeNo, extent: Extent) -> Result<Answer<Vec<Option<Hash>>>> {
+            self.0.blocks(volume, extent)
+        }
+
+        fn pages(&mut self, volume: VolumeNo, blocks: &[Extent]) -> Result<Answer<Option<Vec<Option<Hash>>>>> {
+            let (answer, tap) = (self.0.pages(volume, blocks)?, self.1.clone());
+            let places: Vec<_> = blocks.iter().map(|block| block.byte()).collect();
+            Ok(Box::new(move || {
+                places.iter().for_each(|at| tap.write(at + 4096, &[7; 4096], false).unwrap());
+                answer()
+            }))
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = noise(1, 4 << 20);
+    let mut ours = theirs.clone();
+    ours.chunks_mut(65536).for_each(|block| block[5000] ^= 1);
+    let Rig { source, tap, spool, capture } = rig(dir.path(), &ours);
+    let rig = Rig { tap: Tap::new(VOLUME, source.clone(), capture.clone()), source, spool, capture };
+    let view = View([(VOLUME, theirs.clone())].into());
+    let base = all(rig.base(Known::Compare, Overtaken(view, Arc::new(tap))));
+    let mut replay = Replay::of(&frames(&rig.spool, &rig.capture));
+    base.iter().for_each(|frame| replay.add(frame));
+    assert!(replay.onto(VOLUME, theirs) == rig.image() && rig.image()[4096..8192] == [7; 4096]);
+}
+
 /// As [`all`], of a base that may be empty.
 fn all_or_none(mut base: BaseReader) -> Vec<Frame> {
     std::iter::from_fn(|| base.next_frame().unwrap()).collect()

@@ -1,4 +1,4 @@
-//! A volume of a view, written out: two threads, a megabyte at a time, everything checked and hashed on the way.
+//! A volume of a view, written out: a few threads, a megabyte at a time, everything checked and hashed on the way.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,8 +13,8 @@ use super::target::Target;
 use crate::error::{Code, Error, Result};
 use crate::image::is_zero;
 
-/// One reads and checks while the other writes.
-const THREADS: usize = 2;
+/// Some read, check and hash while others wait for the disk.
+const THREADS: usize = 4;
 const PIECE_SECTORS: u64 = PIECE_BYTES / SECTOR_BYTES;
 
 /// What was written of a volume.
@@ -26,7 +26,7 @@ pub(super) struct Copied {
     pub(super) hash: blake3::Hash,
 }
 
-/// Writes all of `volume` to `target`. `tick` hears of the bytes dealt with, from both threads, and may stop it.
+/// Writes all of `volume` to `target`. `tick` hears of the bytes dealt with, from all threads, and may stop it.
 pub(super) fn copy(
     view: &View,
     volume: &VolumeInfo,

@@ -2,10 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, IoSlice, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use journal::disk::Direct;
 use journal::types::{Extent, Sectors};
 use rustix::fs::{CWD, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -26,6 +27,7 @@ enum Found {
 pub(super) struct Target {
     path: PathBuf,
     file: File,
+    direct: Direct,
     /// A new file's name until it is whole; `None` for a device.
     part: Option<PathBuf>,
     force: bool,
@@ -47,7 +49,7 @@ impl Target {
         let found = look(path, force, store)?;
         if found == Found::Device {
             let file = open_device(path, size)?;
-            return Ok(Self { path: path.to_owned(), file, part: None, force });
+            return Ok(Self { path: path.to_owned(), file, direct: Direct::new(true), part: None, force });
         }
         let mode =
             if found == Found::File { unused_file(path)?.metadata()?.permissions().mode() & 0o777 } else { 0o600 };
@@ -57,7 +59,7 @@ impl Target {
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(&part).map_err(|error| {
             Error::from(error).context(format!("cannot create a file in {}", directory(path).display()))
         })?;
-        let target = Self { path: path.to_owned(), file, part: Some(part), force };
+        let target = Self { path: path.to_owned(), file, direct: Direct::new(true), part: Some(part), force };
         target.file.set_permissions(Permissions::from_mode(mode)).map_err(|error| target.failed(error))?;
         target.file.set_len(size.bytes()).map_err(|error| target.failed(error))?;
         Ok(target)
@@ -68,9 +70,9 @@ impl Target {
         self.part.is_some()
     }
 
-    /// Writes `data` at `offset`.
+    /// Writes `data` at `offset`: past the page cache where it is large, for a page's first touch costs more than all else.
     pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.file.write_all_at(data, offset).map_err(|error| self.failed(error))
+        self.direct.write(&self.file, offset, &[IoSlice::new(data)]).map_err(|error| self.failed(error))
     }
 
     /// Makes a range of a device read as zeroes.

@@ -30,6 +30,8 @@ use crate::rollback::plan::{Plan, Runs};
 
 const SECTOR: usize = 512;
 const BLOCK: usize = 4096;
+/// More places of a piece than this are read with all that is between them.
+const READS_MAX: usize = 16;
 
 /// What is to become what.
 #[derive(Debug)]
@@ -176,12 +178,8 @@ impl Image {
         let (here, since, at) = (&mut buffers.here[..bytes], &mut buffers.since[..bytes], &mut buffers.at[..bytes]);
         self.place.read(piece.byte(), here)?;
         pair.from.read(piece, since)?;
-        let first = differing.partition_point(|extent| extent.end() <= piece.start());
-        if differing.get(first).is_some_and(|extent| extent.overlap(piece).is_some()) {
-            pair.to.read(piece, at)?;
-        } else {
-            at.copy_from_slice(since);
-        }
+        at.copy_from_slice(since);
+        read_changed(pair, piece, differing, at)?;
         let held = within(piece, self.at.size, bytes);
         // What is beyond the target's end stays what it is until it is cut off.
         at[held..].copy_from_slice(&since[held..]);
@@ -254,6 +252,22 @@ impl Image {
         }
         go_on(tick(piece.bytes()))
     }
+}
+
+/// Brings `buf`, which holds `piece` as of the one point, to the other.
+fn read_changed(pair: &Pair<'_>, piece: Extent, differing: &[Extent], buf: &mut [u8]) -> Result<()> {
+    let first = differing.partition_point(|extent| extent.end() <= piece.start());
+    let rest = differing.get(first..).unwrap_or_default();
+    let changed: Vec<Extent> = rest.iter().map_while(|extent| extent.overlap(piece)).collect();
+    if changed.len() > READS_MAX {
+        return pair.to.read(piece, buf);
+    }
+    for extent in changed {
+        let start = usize::try_from(extent.byte() - piece.byte()).unwrap_or(buf.len());
+        let end = start.saturating_add(usize::try_from(extent.bytes()).unwrap_or(buf.len())).min(buf.len());
+        pair.to.read(extent, buf.get_mut(start..end).unwrap_or_default())?;
+    }
+    Ok(())
 }
 
 /// How many of the `bytes` of `piece` lie within `size`.
