@@ -39,6 +39,7 @@ impl Api {
         let app = App {
             groups: Arc::clone(&groups),
             retention: Arc::clone(&retention),
+            holdings: Holdings::default(),
             id: ReceiverId(Pin([2; 32])),
             listen,
         };
