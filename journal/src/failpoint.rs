@@ -1,5 +1,5 @@
-//! Named steps of the ladder, of a resync, of a merge and of a live rollback at which a test ends the process, lets it stand still, or lets the
-//! step fail.
+//! Named steps of the ladder, of a resync, of a merge, of cleaning and of a live rollback at which a test ends the process, lets it stand still,
+//! or lets the step fail.
 //!
 //! Always compiled in: what is tested is what is shipped. A step that nobody armed costs one relaxed load, and none is on the way of a
 //! write that is recorded. `docs/decisions/0014-failpoints.md` says why.

@@ -8,9 +8,11 @@
 //! | **view** | sees what was durable when it began | shared | not touched | not touched | shared | asked for again |
 //! | **image follows** | yields, at most 50 ms a megabyte | shared | one thread | waits its turn | waits its turn | done again from `applied` |
 //! | **rollback** | shared | shared | takes its turn | refused: busy | refused: busy | finished at the start, from its intent |
+//! | **live rollback** | its writes come in like others; that it has begun is durable first | sees no point within it | follows like any writes | refused: busy | refused: busy | gone on with when its agent is there |
 //! | **verify** | checks what was durable when it began | shared | takes its turn | refused: busy | refused: busy | asked for again |
+//! | **indexes are merged** | goes first, at most 50 ms a megabyte | shared: old runs stay open | shared | shared | shared | begun anew |
 //!
-//! **Invariant:** nothing but the group's writer thread writes its journal, nothing but its image thread writes its image.
+//! **Invariant:** nothing but the group's writer thread writes its journal, nothing but its merging thread writes merged indexes, nothing but its image thread writes its image.
 //! **Invariant:** what is told to be durable is visible to readers, and the other way round.
 
 pub mod catalog;

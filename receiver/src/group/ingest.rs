@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use journal::frame::Frame;
+use journal::index::MergedRun;
 use journal::log::{BaseHead, Finding, Head};
 use journal::types::{ResyncId, SessionId};
 use journal::wire::{Refusal, RefusalCode, Report};
@@ -44,6 +45,11 @@ pub(super) enum Command {
         session: SessionId,
         resync: ResyncId,
         reply: oneshot::Sender<Result<Option<BaseHead>, Refusal>>,
+    },
+    /// Readers are to look into this merged run, and no longer into those that cannot be read.
+    RenewRuns {
+        made: Option<Arc<MergedRun>>,
+        reply: oneshot::Sender<()>,
     },
     /// A person wants the journal to be mended.
     Mend {
@@ -133,6 +139,14 @@ impl Group {
 }
 
 impl Group {
+    /// Lets readers look into a merged run; returns when they do. `None`: the group is about to end. For a thread that may wait.
+    pub(super) fn renew_runs(&self, made: Option<Arc<MergedRun>>) -> Option<()> {
+        let queue = self.queue().clone()?;
+        let (reply, done) = oneshot::channel();
+        queue.commands.blocking_send(Command::RenewRuns { made, reply }).ok()?;
+        done.blocking_recv().ok()
+    }
+
     /// Mends a journal that is damaged, so that its agent can go on with it; what was done, nothing if it is not damaged.
     pub(crate) async fn mend(&self) -> crate::error::Result<Vec<Finding>> {
         let stopping = || Error::new(Code::FAILED, "the receiver is stopping");

@@ -8,6 +8,7 @@
 
 mod all;
 mod ingest;
+mod merging;
 #[cfg(test)]
 mod tests;
 mod writer;

@@ -155,6 +155,12 @@ impl Writer {
                     self.write_all(std::mem::take(&mut live));
                     let _ = reply.send(self.open_base(session, resync));
                 }
+                Command::RenewRuns { made, reply } => {
+                    if let Some(store) = &mut self.store {
+                        store.renew_runs(made);
+                    }
+                    let _ = reply.send(());
+                }
                 Command::Mend { reply } => {
                     self.write_all(std::mem::take(&mut live));
                     let _ = reply.send(self.mend());
