@@ -91,8 +91,6 @@ const fn ways(step: Step) -> &'static [Way] {
         // `tests/retention.rs` goes these ways.
         S::PointsWritten | S::HistoryThinned | S::CompactedWritten => &[],
         S::CompactedDurable | S::SegmentReplaced | S::ReplacedRemoved => &[],
-        // The journal's own sweep does.
-        S::RunWriting | S::RunWritten | S::RunNamed | S::RunPublished | S::RunRemoved => &[],
         S::RollbackShut | S::RollbackMarked | S::RollbackNoting | S::RollbackNoted => &[Way::Back],
         S::RollbackBegun | S::RollbackForgetting => &[Way::Back],
         S::RollbackBeginHeard | S::RollbackWriting | S::RollbackWritten | S::RollbackFlushed => &[Way::Back],
