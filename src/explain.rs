@@ -147,6 +147,15 @@ pub(crate) const CODES: &[Explanation] = &[
         "What came back is not what was written: this must never happen. Please report it, with the directory that --keep leaves.",
     ),
     new(
+        "E1403",
+        "not that image",
+        "`restore --since` changes an image only after it has read all of it and found that it is the one as of \
+         --since. The message names the first byte that is neither of that point nor of --at, or a length that is \
+         that of neither. Nothing was written. Name the point that the image is of, or restore without --since. If \
+         an earlier call was interrupted, the image is partly as of its --at: name the same two points again, as the \
+         plan told them (seq:…), and it is carried on.",
+    ),
+    new(
         "E1501",
         "the target exists",
         "The target is there already. Choose another, or say --force to overwrite a file or a block device.",

@@ -64,14 +64,14 @@ const fn ways(step: Step) -> &'static [Way] {
         S::Room | S::MapTaken | S::ResyncWanted | S::SealedAcknowledged => &[Way::Ladder],
         S::ResyncExtended => &[Way::Twice],
         S::SpoolAppend | S::SpoolGivenUp | S::EpochOpened | S::RunReplaced => &[Way::Broken],
-        S::CompareOpening | S::HashesAsked | S::HashesCame => &[Way::Comparison],
+        S::CompareOpening | S::HashesAsked | S::HashesCame | S::PagesAsked | S::PagesCame => &[Way::Comparison],
         S::BaseBegun | S::ExtentRead | S::BaseFrameRead | S::BaseOpening | S::BaseOpened => {
             &[Way::Ladder, Way::Comparison]
         }
         S::BaseFrameSent | S::BaseFrameAcknowledged | S::BaseRead => &[Way::Ladder, Way::Comparison],
         S::BaseWhole | S::SealedRecorded | S::SealedSpooled | S::SealedSent => &[Way::Ladder, Way::Comparison],
         S::SegmentDropped => &[Way::Ladder, Way::LeftOver],
-        S::HashesMade => &[Way::Asked],
+        S::HashesMade | S::PagesMade => &[Way::Asked],
         S::BaseMadeWay | S::BaseSegmentMade | S::BaseSegmentNamed | S::BaseAppended | S::BaseDurable => {
             &[Way::Receiver]
         }

@@ -19,7 +19,7 @@ mod rates;
 mod report;
 pub mod rungs;
 mod switch;
-mod unread;
+pub mod unread;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

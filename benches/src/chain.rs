@@ -1,9 +1,9 @@
 //! An agent in one struct: gives out the order and closes frames, so that a store can be fed without a process.
 
-use journal::codec::{Body, EpochBegin, FrameKind, VolumeAdd};
+use journal::codec::{Body, EpochBegin, FrameKind, Sealed, VolumeAdd};
 use journal::frame::{Frame, FrameBuilder, FrameSeal};
 use journal::types::{
-    BootId, ChainHead, EpochId, Extent, FrameNo, GroupId, Sectors, Seq, VolumeNo, VolumeUuid, WallTime,
+    BootId, ChainHead, EpochId, Extent, FrameNo, GroupId, ResyncId, Sectors, Seq, VolumeNo, VolumeUuid, WallTime,
 };
 
 /// The group of every benchmark.
@@ -67,9 +67,20 @@ impl Chain {
         self.next.after(self.builder.records() as u64).before().expect("a chain begins with a record")
     }
 
+    /// A base that was empty is whole: from here on every record is a point.
+    pub fn sealed(&mut self) {
+        let sealed = Sealed { resync: ResyncId([255; 16]), head: ChainHead::START, frames: 0 };
+        self.builder.push(self.time, Body::Sealed(sealed));
+    }
+
     /// Whether the frame has to be closed before anything else is written.
     pub fn is_full(&self) -> bool {
         self.builder.is_full()
+    }
+
+    /// Whether there is nothing in the frame yet.
+    pub fn is_empty(&self) -> bool {
+        self.builder.is_empty()
     }
 
     /// Closes the frame.

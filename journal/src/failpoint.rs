@@ -82,6 +82,12 @@ steps! {
     HashesMade = "hashes-made", false;
     /// Agent: hashes came.
     HashesCame = "hashes-came", false;
+    /// Agent: hashes of the pages of blocks that differ were asked for.
+    PagesAsked = "pages-asked", false;
+    /// Receiver: hashes were made of pages.
+    PagesMade = "pages-made", false;
+    /// Agent: hashes of pages came.
+    PagesCame = "pages-came", false;
     /// Agent: a piece of the source was read.
     ExtentRead = "extent-read", true;
     /// Agent: a frame of what was read is closed.
@@ -138,6 +144,18 @@ steps! {
     RunPublished = "run-published", false;
     /// Receiver: a file of a run that it replaces is gone.
     RunRemoved = "run-removed", true;
+    /// Receiver: a list of points is durable, and no manifest names it.
+    PointsWritten = "points-written", true;
+    /// Receiver: the manifest names it; readers do not see it yet, and the old one is there.
+    HistoryThinned = "history-thinned", true;
+    /// Receiver: a compacted segment has all its bytes, and is not durable.
+    CompactedWritten = "compacted-written", true;
+    /// Receiver: it is durable, and no manifest names it.
+    CompactedDurable = "compacted-durable", true;
+    /// Receiver: the manifest lets it stand for others; readers do not see it yet, and their files are there.
+    SegmentReplaced = "segment-replaced", true;
+    /// Receiver: their files are gone.
+    ReplacedRemoved = "replaced-removed", true;
 }
 
 /// Passages to go, with [`FAILS`] or [`STOPS`]; 0: nobody armed it.

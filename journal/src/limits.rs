@@ -26,6 +26,10 @@ pub const FRAME_TABLES_BYTES: usize = 16 * FRAME_UNITS + 4 * FRAME_CRCS + 48 * F
 pub const FRAME_BYTES: usize = 256 + FRAME_TABLES_BYTES + FRAME_PAYLOAD_BYTES;
 /// A name of a group, volume or mark.
 pub const NAME_BYTES: usize = 64;
+/// Points listed where history was thinned: one a minute for nearly two years. 24 MiB.
+pub const KEPT_POINTS: usize = 1 << 20;
+/// Records of a compacted frame: with their ranks they take no more than those of another.
+pub const COMPACTED_RECORDS: usize = FRAME_RECORDS * 48 / 60;
 /// Runs of extents in one answer about what changed: 32 KiB.
 pub const CHANGED_RUNS: usize = 4096;
 /// Volumes in a group: a bound on what a hostile peer can make us remember.

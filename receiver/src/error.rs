@@ -49,6 +49,8 @@ impl Code {
     pub const NOT_COVERED: Self = Self(1301);
     /// What is stored is not what was written.
     pub const DAMAGED: Self = Self(1401);
+    /// An image is not the one that it was said to be.
+    pub const OTHER_IMAGE: Self = Self(1403);
     /// The target exists.
     pub const TARGET_EXISTS: Self = Self(1501);
     /// The agent cannot be reached.

@@ -2,7 +2,7 @@
 //!
 //! Start at [`serve`]. What may happen at the same time on one group, and who waits for whom:
 //!
-//! | while → | ingest | view (restore, read, points) | image follows | rollback | verify | restart at any place |
+//! | while → | ingest | view (restore, read, points, diff) | image follows | rollback | verify | restart at any place |
 //! |---|---|---|---|---|---|---|
 //! | **ingest** | one session; a newer one fences it | never waits | goes first | never waits | never waits | from the durable head |
 //! | **view** | sees what was durable when it began | shared | not touched | not touched | shared | asked for again |
@@ -17,10 +17,12 @@
 pub mod catalog;
 mod checked;
 mod control;
+pub mod diff;
 pub mod enrol;
 pub mod error;
 pub mod group;
 pub mod image;
+mod pieces;
 pub mod restore;
 pub mod rollback;
 mod run;

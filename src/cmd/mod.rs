@@ -2,6 +2,7 @@
 
 mod completions;
 mod demo;
+mod diff;
 mod explain;
 mod invite;
 mod join;
@@ -57,6 +58,7 @@ pub(crate) fn run(cli: Cli, out: Output) -> Outcome {
         Verb::Mark(args) => wait(mark::run(&context, &args)),
         Verb::Restore(args) => wait(restore::run(&context, &args)),
         Verb::Rollback(args) => wait(rollback::run(&context, &args)),
+        Verb::Diff(args) => wait(diff::run(&context, &args)),
         Verb::Verify(args) => wait(verify::run(&context, &args)),
         Verb::Completions(args) => completions::run(&context, &args),
         Verb::Man(args) => man::run(&context, &args),

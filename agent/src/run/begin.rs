@@ -19,10 +19,10 @@ use journal::wire::RebaseReason;
 use tokio::sync::{Notify, watch};
 
 use super::alarm::{Alarm, Rpo};
-use super::crash::{self, Crash, Verdicts};
+use super::crash::{Crash, Verdicts};
 use super::group::{Group, Link, Run, Stage, Volume};
 use super::hot::{HotLogs, Logs};
-use super::opening::{Told, declare, parent, wanted};
+use super::opening::{Doubt, LastRun, Told, declare, left, parent, wanted};
 use super::switch::Switch;
 use super::unread::unread;
 use crate::capture::{SystemClock, Terms, boot_id};
@@ -210,7 +210,8 @@ impl Group {
             // 3. The new run takes the old one's place. What that captured is on the sources.
             (_, found.time) = run.capture.last();
             for (it, volume) in subjects.iter_mut().zip(&self.volumes) {
-                it.left = crash::left(volume, run.hot.get(&it.number).map(Arc::as_ref), verdicts);
+                let source = (volume.source.size(), volume.source.flush_failed());
+                it.left = left(verdicts.get(&it.number), run.hot.get(&it.number).map(Arc::as_ref), source);
             }
             say_what_is_compared(&mut gap, &subjects);
             let parts = Parts { id: self.id, boot: self.boot, terms: self.terms, wake: &self.wake };
@@ -262,7 +263,14 @@ impl Group {
         let ending = spool.stop()?;
         let (false, true, Some(head)) = (self.is_disturbed(), ending.recorded, ending.head) else { return Ok(()) };
         let is_whole = matches!(stage, Stage::Sealed) && ending.complete;
-        let unread = (!is_whole).then(|| unread(&self.volumes, stage, run.capture.hand_over()));
+        let unread = (!is_whole).then(|| {
+            let wanted = match stage {
+                Stage::Sealed => Vec::new(),
+                Stage::Wanted(volumes) | Stage::Sending(_, volumes) => volumes,
+            };
+            let sizes: Vec<_> = self.volumes.iter().map(|volume| (volume.number, volume.source.size())).collect();
+            unread(&sizes, wanted, run.capture.hand_over())
+        });
         let mut proofs = BTreeMap::new();
         for volume in &self.volumes {
             if let Err(error) = volume.source.sync() {
@@ -319,31 +327,13 @@ fn subjects<'a>(
     (logs, parent): (&Logs, Option<Head>),
 ) -> Result<Vec<Subject<'a>>> {
     let state = group.state();
-    // What the spool has and no receiver is not safe from a power cut, though it is proven to be there now.
-    let is_durable = |stopped: &Stopped| state.durable.is_some_and(|durable| durable.seq >= stopped.head.seq);
-    let is_durable = state.stopped.as_ref().is_some_and(is_durable);
-    let is_ours = state.stopped.is_none() && parent.is_some() && !group.is_copied();
+    let last = LastRun { state, parent, is_copied: group.is_copied() };
     let planned = plan.volumes.iter().zip(names).zip(sources);
     let subjects = planned.map(|((planned, name), source)| {
         let known = state.volumes.get(&planned.number).map(|volume| volume.uuid);
         let uuid = known.unwrap_or_else(|| VolumeUuid(link::random()));
-        let all = || Left::All { why: String::new() };
-        let (left, hot, claim) = match planned.action {
-            Action::Continue if is_durable => (Left::Only(Vec::new()), Left::Only(Vec::new()), None),
-            Action::Compare if is_ours => {
-                let testimony = logs.left(state, uuid, source)?;
-                let claim = Claim::of(planned.number, source.size(), &testimony);
-                (testimony.left.clone(), testimony.left, claim)
-            }
-            Action::Resume if !group.is_copied() => {
-                // What waits in the spool is not safe from a power cut; the log still lists that.
-                let unread = state.unread(planned.number).to_vec();
-                let testimony = logs.left(state, uuid, source)?;
-                let claim = Claim::of(planned.number, source.size(), &testimony);
-                (Left::Only(unread.clone()), testimony.left.with(&unread, source.size()), claim)
-            }
-            Action::Continue | Action::Compare | Action::Resume | Action::FirstCopy => (all(), all(), None),
-        };
+        let testimony = || logs.left(state, uuid, source);
+        let Doubt { left, hot, claim } = last.doubt((planned.number, source.size()), planned.action, testimony)?;
         Ok(Subject { number: planned.number, uuid, name, source, action: planned.action, left, hot, claim })
     });
     subjects.collect()

@@ -264,7 +264,7 @@ async fn base(way: &Way, group: &Arc<Group>) -> Result<()> {
     let Some(base) = group.base()? else { return Ok(()) };
     let sealed = tokio::select! {
         sealed = base.send(group, way.flight.base(), async || open(&way.connection).await) => sealed,
-        failed = compare::answer(&base, group, async || open(&way.connection).await) => failed.map(|never| match never {}),
+        failed = compare::answer(&base, group, way.features, async || open(&way.connection).await) => failed.map(|never| match never {}),
     };
     group.base_ended(&base, sealed)
 }

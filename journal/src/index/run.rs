@@ -2,6 +2,7 @@
 
 use super::entry::{Entry, Rank};
 use super::merged::{Query, Work};
+use crate::types::{Extent, VolumeNo};
 
 /// Entries sorted by (class, volume, sector, rank).
 ///
@@ -37,6 +38,21 @@ impl Run {
     /// All entries.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// Calls `found` with each entry of `volume` that overlaps `extent` and whose rank is not above `newest`: all its versions.
+    pub fn versions(&self, volume: VolumeNo, extent: Extent, newest: Rank, mut found: impl FnMut(&Entry)) {
+        let mut from = 0;
+        for &(class, end) in &self.classes {
+            let entries = self.entries.get(from..end).unwrap_or_default();
+            from = end;
+            let reach = 1u64.checked_shl(class).unwrap_or(u64::MAX);
+            let lowest = (extent.start().index() + 1).saturating_sub(reach);
+            let start = entries.partition_point(|e| (e.volume, e.sector) < (volume.0, lowest));
+            let near =
+                entries.iter().skip(start).take_while(|e| (e.volume, e.sector) < (volume.0, extent.end().index()));
+            near.filter(|e| e.sector + e.sectors > extent.start().index() && e.rank <= newest).for_each(&mut found);
+        }
     }
 
     /// Calls `found` with all that can matter to `query`: of each start and class the newest version, and older ones where they reach

@@ -15,7 +15,7 @@ use crate::codec::{
 use crate::error::{Error, Result};
 use crate::frame::Frame;
 use crate::index::{Builder, Footer, FrameSpot, read_events, read_footer, read_frames, read_trailer};
-use crate::types::{ResyncId, SegmentNo, Seq, WallTime};
+use crate::types::{EpochId, ResyncId, SegmentNo, Seq, WallTime};
 
 /// Where a frame is. Stays readable when its segment is sealed, and even when it is dropped.
 #[derive(Clone, Debug)]
@@ -39,10 +39,12 @@ impl Log {
         {
             return Ok(spot(&writer.index.frames, seq).map(|at| FramePlace { segment: writer.segment.clone(), at }));
         }
-        let holds = |segment: &&Arc<Segment>| match (segment.header.kind, segment.sealed.and_then(|sealed| sealed.end))
-        {
-            (SegmentKind::Live { first }, Some(end)) => first <= seq && seq < end,
-            _ => false,
+        let holds = |segment: &&Arc<Segment>| {
+            segment.header.replaces.is_none()
+                && match (segment.header.kind, segment.sealed.and_then(|sealed| sealed.end)) {
+                    (SegmentKind::Live { first }, Some(end)) => first <= seq && seq < end,
+                    _ => false,
+                }
         };
         let Some(segment) = self.segments.values().find(holds) else { return Ok(None) };
         let footer = self.footer(segment)?;
@@ -214,11 +216,17 @@ impl Segment {
         Ok(header)
     }
 
+    /// The run of the agent that its last frame is of.
+    pub(crate) fn last_epoch(&self) -> Result<EpochId> {
+        self.last_frame().map(|last| last.epoch)
+    }
+
     /// Up to where frames count whatever became of their data: a sealed segment was promised up to its end, and what may stand behind that
     /// was set aside.
     pub(super) fn promised(&self) -> u64 {
-        let last = |sealed: SegmentSealed| {
-            sealed.end.map_or_else(|| sealed.last_frame.number(), |end| Seq::encode(end.before()))
+        let last = |sealed: SegmentSealed| match sealed.end.filter(|_| self.header.replaces.is_none()) {
+            Some(end) => Seq::encode(end.before()),
+            None => sealed.last_frame.number(),
         };
         self.sealed.map_or(0, last)
     }

@@ -4,6 +4,7 @@
 
 mod cache;
 mod changed;
+mod clean;
 mod find;
 mod indexes;
 mod merge;
@@ -17,6 +18,7 @@ mod version;
 mod view;
 mod write;
 
+pub use clean::{Cleaner, CompactPlan, Examined, Output, Pace, Surveyed};
 pub use find::{GapInfo, NotCovered, PointInfo, When};
 pub use merge::{FAN_IN, Merger, Merging};
 pub use timeline::{Resized, Stretch, Timeline, VolumeInfo};

@@ -1,7 +1,10 @@
 //! What the order says of itself: covered stretches, gaps, marks, volumes.
 
+use std::sync::Arc;
+
 use crate::codec::{Body, EpochBegin, Gap, Mark};
 use crate::index::Event;
+use crate::retention::Kept;
 use crate::types::{ResyncId, Sectors, Seq, VolumeNo, VolumeUuid, WallTime};
 
 /// All events of the order, and what follows from them.
@@ -9,9 +12,11 @@ use crate::types::{ResyncId, Sectors, Seq, VolumeNo, VolumeUuid, WallTime};
 pub struct Timeline {
     events: Vec<Event>,
     stretches: Vec<Stretch>,
+    /// Where history was thinned, and what is left there.
+    kept: Option<Arc<Kept>>,
 }
 
-/// A stretch of the order in which every record is a point.
+/// A stretch of the order in which every record is a point, but for where history was thinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stretch {
     /// The `sealed` record that opened it.
@@ -65,6 +70,22 @@ impl Timeline {
             _ => {}
         }
         self.events.push(event);
+    }
+
+    /// History was thinned: marks that are no points any more are forgotten.
+    pub(super) fn thin(&mut self, kept: &Arc<Kept>) {
+        self.events.retain(|event| !matches!(event.record.body, Body::Mark(_)) || kept.offers(event.seq));
+        self.kept = Some(Arc::clone(kept));
+    }
+
+    /// Where history was thinned, and what is left there.
+    pub fn kept(&self) -> Option<&Arc<Kept>> {
+        self.kept.as_ref()
+    }
+
+    /// Whether `seq`, if there is such a place, is a point that is offered.
+    pub fn is_point(&self, seq: Seq) -> bool {
+        self.stretch_of(seq).is_some() && self.kept.as_ref().is_none_or(|kept| kept.offers(seq))
     }
 
     /// The stretch that goes on, if one does.

@@ -78,13 +78,16 @@ impl Version {
     /// The journal as of `seq`, point or not: the caller has asked [`find`](Self::find), or knows why it needs this one.
     ///
     /// # Errors
-    /// `Invalid` beyond the head.
+    /// `Invalid` beyond the head, and where history was thinned.
     pub fn view(self: &Arc<Self>, seq: Seq) -> Result<View> {
         if self.head.is_none_or(|head| head.seq < seq) {
             return Err(Error::invalid(format!("nothing is durable at {seq} yet")));
         }
         if self.lost_from.is_some_and(|lost| lost <= seq) {
             return Err(Error::corrupt(format!("a base that counts at {seq} is damaged: see verify")));
+        }
+        if self.timeline.kept().is_some_and(|kept| !kept.offers(seq)) {
+            return Err(Error::invalid(format!("{seq} is no point any more: history was thinned there")));
         }
         Ok(View::new(self.clone(), seq))
     }

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::frame::Frame;
 use crate::index::{Builder, Footer, MergedRun, RunNo};
-use crate::log::{BaseHead, Entropy, Finding, Head, Log, LogOptions, Segment};
-use crate::types::{ChainHead, Durable, GroupId, ResyncId, Seq, SessionId, WallTime};
+use crate::log::{BaseHead, Compacted, Entropy, Finding, Head, Log, LogOptions, PointsFile, Segment};
+use crate::types::{ChainHead, Durable, GroupId, ResyncId, SegmentNo, Seq, SessionId, WallTime};
 
 /// The journal of one group at a receiver.
 #[derive(Debug)]
@@ -63,6 +63,9 @@ impl Store {
         for segment in log.segments().filter(|segment| is_live(segment)) {
             let events = if segment.sealed.is_some() { segment.events()? } else { open_events(&log, segment) };
             events.into_iter().for_each(|event| timeline.add(event));
+        }
+        if let Some(kept) = log.kept() {
+            timeline.thin(kept);
         }
         findings.extend(check_bases(&mut log, &timeline)?);
         let cache = Arc::new(IndexCache::new());
@@ -200,6 +203,35 @@ impl Store {
         Ok(())
     }
 
+    /// A number for a file that is made beside the journal, by whoever thins or cleans it.
+    pub fn take_number(&mut self) -> SegmentNo {
+        self.log.take_number()
+    }
+
+    /// From now on, below a place, only listed points are points.
+    ///
+    /// # Errors
+    /// `Invalid` for a list that would bring back what is gone; any other closes the store.
+    pub fn thin(&mut self, list: &PointsFile) -> Result<()> {
+        self.log.thin(list)?;
+        if let Some(kept) = self.log.kept() {
+            self.timeline.thin(kept);
+        }
+        // Readers are shown nothing that is not durable.
+        self.sync().map(drop)
+    }
+
+    /// Lets a compacted segment stand for others. Names of files for [`remove_replaced`](crate::log::remove_replaced): readers may
+    /// still have them open.
+    ///
+    /// # Errors
+    /// `Invalid` if they are not what they were; any other closes the store.
+    pub fn replace(&mut self, new: Compacted) -> Result<Vec<String>> {
+        let old = self.log.replace(new)?;
+        self.sync()?;
+        Ok(old)
+    }
+
     /// A clean stop.
     ///
     /// # Errors
@@ -274,7 +306,8 @@ impl Store {
         let last_time =
             |footers: &[Arc<Footer>]| footers.last().and_then(|footer| footer.frames.last()).map(|frame| frame.to);
         let sealed_time = || live.last().and_then(|segment| segment.sealed).map(|sealed| sealed.times.1);
-        let timeline = if old.timeline.events().len() == self.timeline.events().len() {
+        let is_thinned = self.timeline.kept().map(Arc::as_ptr) != old.timeline.kept().map(Arc::as_ptr);
+        let timeline = if !is_thinned && old.timeline.events().len() == self.timeline.events().len() {
             old.timeline.clone()
         } else {
             Arc::new(self.timeline.clone())

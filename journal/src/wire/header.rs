@@ -4,7 +4,9 @@ use std::ops::RangeInclusive;
 
 use super::changed::{CHANGED_BYTES, RUN_BYTES};
 use super::fields::TEXT_BYTES;
-use super::group::{BASE_HEAD_BYTES, HEAD_BYTES, MAX_COMPARE_BLOCKS, REPORT_BYTES, VOLUME_REPORT_BYTES};
+use super::group::{
+    BASE_HEAD_BYTES, BLOCK_PAGES, HEAD_BYTES, MAX_COMPARE_BLOCKS, MAX_PAGED_BLOCKS, REPORT_BYTES, VOLUME_REPORT_BYTES,
+};
 use super::handshake::{HELLO_BYTES, SOFTWARE_BYTES, WELCOME_BYTES};
 use crate::codec::{FRAME_HEADER_BYTES, Malformed, Reader, Writer};
 use crate::limits::{CHANGED_RUNS, FRAME_BYTES, GROUP_VOLUMES, NAME_BYTES};
@@ -88,6 +90,10 @@ tags! {
     ChangedFrom = 0x0036, 8, 8;
     /// Those that did.
     ChangedExtents = 0x0037, CHANGED_BYTES, CHANGED_BYTES + RUN_BYTES * CHANGED_RUNS;
+    /// Asks for the hashes of the pages of some blocks.
+    ComparePages = 0x0038, 8 + 8, 8 + 8 * MAX_PAGED_BLOCKS;
+    /// The hashes of pages.
+    PageHashes = 0x0039, 8, 8 + 32 * BLOCK_PAGES * MAX_PAGED_BLOCKS;
 }
 
 const MAX_VOLUMES: usize = GROUP_VOLUMES as usize;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::fields::{self, TEXT_BYTES, put_text, put_time, text};
-use super::group::{BaseHead, MAX_COMPARE_BLOCKS, NoMark, Report};
+use super::group::{BaseHead, MAX_COMPARE_BLOCKS, MAX_PAGED_BLOCKS, NoMark, Report};
 use super::handshake::{Hello, Welcome};
 use super::header::{MESSAGE_HEADER_BYTES, MessageHeader, Tag};
 use super::refusal::Refusal;
@@ -123,6 +123,20 @@ pub enum Message {
     },
     /// Those that changed.
     ChangedExtents(Changed),
+    /// Asks for the hashes of all pages of 4 KiB of some blocks of 64 KiB.
+    ComparePages {
+        /// Of which volume.
+        volume: VolumeNo,
+        /// Which blocks, in order: 1..=128.
+        blocks: Vec<u64>,
+    },
+    /// The hashes asked for, one block's after the other's; fewer where the volume ends earlier.
+    PageHashes {
+        /// The first block asked for.
+        first_block: u64,
+        /// BLAKE3 of each page's bytes.
+        hashes: Vec<Hash>,
+    },
 }
 
 impl Message {
@@ -152,6 +166,8 @@ impl Message {
             Self::ChangedReady(_) => Tag::ChangedReady,
             Self::ChangedFrom { .. } => Tag::ChangedFrom,
             Self::ChangedExtents(_) => Tag::ChangedExtents,
+            Self::ComparePages { .. } => Tag::ComparePages,
+            Self::PageHashes { .. } => Tag::PageHashes,
         }
     }
 
@@ -205,7 +221,7 @@ impl Message {
             Self::CompareRange { volume, first_block, blocks } => {
                 w.u32(volume.0).u32(*blocks).u64(*first_block);
             }
-            Self::BlockHashes { first_block, hashes } => {
+            Self::BlockHashes { first_block, hashes } | Self::PageHashes { first_block, hashes } => {
                 w.u64(*first_block);
                 for hash in hashes {
                     w.put(&hash.0);
@@ -221,6 +237,12 @@ impl Message {
                 w.u32(volume.0).u32(*first);
             }
             Self::ChangedExtents(changed) => changed.encode(w),
+            Self::ComparePages { volume, blocks } => {
+                w.u32(volume.0).u32(0);
+                for block in blocks {
+                    w.u64(*block);
+                }
+            }
         }
     }
 
@@ -264,24 +286,46 @@ impl Message {
             Tag::OpenCompare => Self::OpenCompare { group: fields::group(r)?, at: fields::seq(r)? },
             Tag::CompareReady => Self::CompareReady,
             Tag::CompareRange => Self::decode_range(r)?,
-            Tag::BlockHashes => Self::decode_hashes(r)?,
+            Tag::BlockHashes => {
+                let (first_block, hashes) = Self::decode_hashes(r)?;
+                Self::BlockHashes { first_block, hashes }
+            }
             Tag::OpenChanged => {
                 Self::OpenChanged { group: fields::group(r)?, after: Seq::new(r.u64()?), at: fields::seq(r)? }
             }
             Tag::ChangedReady => Self::ChangedReady(WallTime(r.u64()?)),
             Tag::ChangedFrom => Self::ChangedFrom { volume: VolumeNo(r.u32()?), first: r.u32()? },
             Tag::ChangedExtents => Self::ChangedExtents(Changed::decode(r)?),
+            Tag::ComparePages => Self::decode_pages(r)?,
+            Tag::PageHashes => {
+                let (first_block, hashes) = Self::decode_hashes(r)?;
+                Self::PageHashes { first_block, hashes }
+            }
         })
     }
 
     fn decode_range(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (volume, blocks, first_block) = (VolumeNo(r.u32()?), r.u32()?, r.u64()?);
-        // 2^47 blocks of 64 KiB are more bytes than a volume can have: sums and products below do not overflow.
-        let possible = (1..=MAX_COMPARE_BLOCKS).contains(&blocks) && first_block < 1 << 47;
+        let possible = (1..=MAX_COMPARE_BLOCKS).contains(&blocks) && first_block < BLOCKS;
         if possible { Ok(Self::CompareRange { volume, first_block, blocks }) } else { Err(Malformed("no such blocks")) }
     }
 
-    fn decode_hashes(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode_pages(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let volume = VolumeNo(r.u32()?);
+        r.reserved(4)?;
+        let (blocks, rest) = r.rest().as_chunks();
+        let blocks: Vec<u64> = blocks.iter().map(|&block| u64::from_le_bytes(block)).collect();
+        let in_order = blocks.is_sorted_by(|block, next| block < next);
+        let possible =
+            (1..=MAX_PAGED_BLOCKS).contains(&blocks.len()) && blocks.last().is_some_and(|&last| last < BLOCKS);
+        if !rest.is_empty() || !in_order || !possible {
+            return Err(Malformed("no such blocks"));
+        }
+        *r = Reader::new(rest);
+        Ok(Self::ComparePages { volume, blocks })
+    }
+
+    fn decode_hashes(r: &mut Reader<'_>) -> Result<(u64, Vec<Hash>), Malformed> {
         let first_block = r.u64()?;
         let (hashes, rest) = r.rest().as_chunks();
         if !rest.is_empty() {
@@ -289,9 +333,12 @@ impl Message {
         }
         let hashes = hashes.iter().map(|&hash| Hash(hash)).collect();
         *r = Reader::new(rest);
-        Ok(Self::BlockHashes { first_block, hashes })
+        Ok((first_block, hashes))
     }
 }
+
+/// 2^47 blocks of 64 KiB are more bytes than a volume can have: sums and products of what is below do not overflow.
+const BLOCKS: u64 = 1 << 47;
 
 fn resync(r: &mut Reader<'_>) -> Result<ResyncId, Malformed> {
     ResyncId::new(r.array()?).ok_or(Malformed("no resync"))

@@ -76,6 +76,8 @@ fn messages() -> Vec<Message> {
         Message::CompareReady,
         Message::CompareRange { volume: VolumeNo(1), first_block: 16, blocks: 1024 },
         Message::BlockHashes { first_block: 16, hashes: vec![Hash([1; 32]), Hash([2; 32])] },
+        Message::ComparePages { volume: VolumeNo(1), blocks: vec![16, 18, (1 << 47) - 1] },
+        Message::PageHashes { first_block: 16, hashes: vec![Hash([1; 32]), Hash([2; 32])] },
         Message::OpenChanged { group, after: Some(seq(5)), at: seq(9) },
         Message::ChangedReady(WallTime(1_000_001)),
         Message::ChangedFrom { volume: VolumeNo(1), first: 4096 },
@@ -116,8 +118,8 @@ fn every_cut_is_refused_and_no_flipped_bit_panics() {
             if let Some(body) = good.get(8..len) {
                 let shorter = Message::decode(message.tag(), Bytes::copy_from_slice(body));
                 let is_list = match message.tag() {
-                    Tag::BlockHashes => body.len() % 32 == 8,
-                    Tag::ChangedExtents => body.len() % 8 == 0,
+                    Tag::BlockHashes | Tag::PageHashes => body.len() % 32 == 8,
+                    Tag::ComparePages | Tag::ChangedExtents => body.len() % 8 == 0,
                     _ => false,
                 };
                 assert!(shorter.is_err() || is_list, "{message:?} cut to {len}");
@@ -224,6 +226,12 @@ fn what_makes_no_sense_is_refused() {
     check(Tag::CompareRange, &[0; 16]);
     check(Tag::CompareRange, &[&[0; 4][..], &1025u32.to_le_bytes(), &[0; 8]].concat());
     check(Tag::CompareRange, &[&[0; 4][..], &1u32.to_le_bytes(), &u64::MAX.to_le_bytes()].concat());
+    let pages =
+        |blocks: &[u64]| blocks.iter().fold(vec![0; 8], |body, block| [&body[..], &block.to_le_bytes()].concat());
+    for blocks in [&[][..], &[2, 1], &[1, 1], &[1 << 47], &[0; 129]] {
+        check(Tag::ComparePages, &pages(blocks));
+    }
+    check(Tag::ComparePages, &[&pages(&[1])[..], &[0; 4]].concat());
     check(Tag::OpenChanged, &[&[1; 16][..], &[0; 16]].concat());
     let pages = |next: u32, runs: &[(u32, u32)]| {
         let mut body = [&[0; 8][..], &next.to_le_bytes(), &[0; 4]].concat();
@@ -273,7 +281,7 @@ fn golden_bytes() {
 
     // All messages at once: whoever changes a layout changes the protocol's version and this line.
     let all: Vec<u8> = messages().iter().flat_map(Message::encode).collect();
-    assert_eq!(Hash::of(&all).to_string(), "0d49ea6c8b2fc9ca3ce774052dbfdc8edd36ec76cd200eeaa5a1270f3200abe0");
+    assert_eq!(Hash::of(&all).to_string(), "190fff2dcab11fc34af8d8f38cca054b39ad9be2a832f4434c86cecbac5e91b1");
 }
 
 #[test]
@@ -345,7 +353,7 @@ fn versions_and_features_are_agreed_or_refused() {
     check(offer(1, 3, 0, 0), offer(2, 5, 0, 0), Ok((3, 0)));
     check(offer(1, 1, 0, 0), offer(2, 3, 0, 0), Err(RefusalCode::Version));
     check(offer(4, 5, 0, 0), offer(2, 3, 0, 0), Err(RefusalCode::Version));
-    check(offer(1, 1, 2, 0), Offer::OURS, Err(RefusalCode::Feature));
+    check(offer(1, 1, 4, 0), Offer::OURS, Err(RefusalCode::Feature));
     check(offer(1, 1, 1, 6), offer(1, 1, 2, 1), Ok((1, 3)));
     check(offer(1, 1, 0, 5), offer(1, 1, 2, 4), Err(RefusalCode::Feature));
     check(offer(1, 1, 0, u64::MAX), Offer::OURS, Ok((1, FEATURES)));

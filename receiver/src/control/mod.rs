@@ -3,6 +3,7 @@
 //! Documents are those of the command line's `--json`. Work that takes a while answers with lines: `{"event":"plan",…}`,
 //! `{"event":"progress",…}`, and at last its result or an error.
 
+mod diff;
 mod invite;
 mod mark;
 mod points;
@@ -51,6 +52,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/mark", post(mark::mark))
         .route("/v1/restore", post(restore::restore))
         .route("/v1/rollback", post(rollback::rollback))
+        .route("/v1/diff", post(diff::diff))
         .route("/v1/verify", post(verify::verify))
         .with_state(app)
 }

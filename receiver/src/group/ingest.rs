@@ -16,7 +16,7 @@ use crate::error::{Code, Error};
 
 /// Commands that may wait; small ones, for large ones run out of bytes first.
 const COMMANDS: usize = 1024;
-/// Bytes that may wait: enough to keep the writer busy through an fdatasync.
+/// Bytes that may wait, of live frames and again of bases: enough to keep the writer busy through an fdatasync.
 const QUEUE_BYTES: u32 = 16 * 1024 * 1024;
 /// Orders that may wait for an agent.
 const ORDERS: usize = 16;
@@ -62,19 +62,22 @@ pub(super) enum Command {
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
     commands: mpsc::Sender<Command>,
-    room: Arc<Semaphore>,
+    live: Arc<Semaphore>,
+    /// Of its own: a live frame does not wait for room behind those of a base.
+    base: Arc<Semaphore>,
 }
 
 impl Queue {
     pub(super) fn new() -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(COMMANDS);
-        let room = Arc::new(Semaphore::new(usize::try_from(QUEUE_BYTES).unwrap_or(Semaphore::MAX_PERMITS)));
-        (Self { commands, room }, receiver)
+        let room = || Arc::new(Semaphore::new(usize::try_from(QUEUE_BYTES).unwrap_or(Semaphore::MAX_PERMITS)));
+        (Self { commands, live: room(), base: room() }, receiver)
     }
 
     /// Whether frames wait, or are being written.
     pub(super) fn is_busy(&self) -> bool {
-        self.room.available_permits() < usize::try_from(QUEUE_BYTES).unwrap_or(Semaphore::MAX_PERMITS)
+        let all = usize::try_from(QUEUE_BYTES).unwrap_or(Semaphore::MAX_PERMITS);
+        self.live.available_permits() < all || self.base.available_permits() < all
     }
 
     /// Tells the writer to end after all that waits before it.
@@ -82,11 +85,11 @@ impl Queue {
         // A writer that has ended already needs no telling.
         let _ = self.commands.send(Command::Stop).await;
     }
+}
 
-    async fn room(&self, frame: &Frame) -> Result<OwnedSemaphorePermit, Refusal> {
-        let bytes = u32::try_from(frame.bytes().len()).unwrap_or(QUEUE_BYTES).min(QUEUE_BYTES);
-        self.room.clone().acquire_many_owned(bytes).await.map_err(|_| gone())
-    }
+async fn room(of: &Arc<Semaphore>, frame: &Frame) -> Result<OwnedSemaphorePermit, Refusal> {
+    let bytes = u32::try_from(frame.bytes().len()).unwrap_or(QUEUE_BYTES).min(QUEUE_BYTES);
+    Arc::clone(of).acquire_many_owned(bytes).await.map_err(|_| gone())
 }
 
 /// One session's hold on a group; dropped, the session is gone.
@@ -157,7 +160,7 @@ impl Group {
 impl Ingest {
     /// Hands a live frame to the writer; waits while the queue is full. That it is durable says [`Progress`].
     pub async fn live(&self, frame: Frame) -> Result<(), Refusal> {
-        let room = self.queue.room(&frame).await?;
+        let room = room(&self.queue.live, &frame).await?;
         self.send(Command::Live { session: self.session, frame, room }).await
     }
 
@@ -170,7 +173,7 @@ impl Ingest {
 
     /// Hands a frame of a base to the writer, as [`live`](Self::live).
     pub async fn base(&self, resync: ResyncId, frame: Frame) -> Result<(), Refusal> {
-        let room = self.queue.room(&frame).await?;
+        let room = room(&self.queue.base, &frame).await?;
         self.send(Command::Base { session: self.session, resync, frame, room }).await
     }
 
