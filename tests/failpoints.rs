@@ -147,7 +147,10 @@ fn every_step_may_be_the_last_one() {
         }
     });
     let fired = fired.into_inner().unwrap();
-    let never: Vec<_> = Step::ALL.iter().filter(|step| !ways(**step).is_empty() && !fired.iter().any(|tried| tried.step == **step)).collect();
+    let never: Vec<_> = Step::ALL
+        .iter()
+        .filter(|step| !ways(**step).is_empty() && !fired.iter().any(|tried| tried.step == **step))
+        .collect();
     assert!(never.is_empty() || chosen().is_some(), "never fired: {never:?}");
     let failed = fired.iter().filter(|tried| tried.act == Act::Eio).count();
     println!("{} steps: {} times a process ended, {failed} times one failed", Step::ALL.len(), fired.len() - failed);

@@ -1,9 +1,9 @@
 //! An agent in one struct: gives out the order and closes frames, so that a store can be fed without a process.
 
-use journal::codec::{Body, EpochBegin, FrameKind, VolumeAdd};
+use journal::codec::{Body, EpochBegin, FrameKind, Sealed, VolumeAdd};
 use journal::frame::{Frame, FrameBuilder, FrameSeal};
 use journal::types::{
-    BootId, ChainHead, EpochId, Extent, FrameNo, GroupId, Sectors, Seq, VolumeNo, VolumeUuid, WallTime,
+    BootId, ChainHead, EpochId, Extent, FrameNo, GroupId, ResyncId, Sectors, Seq, VolumeNo, VolumeUuid, WallTime,
 };
 
 /// The group of every benchmark.
@@ -37,6 +37,17 @@ impl Chain {
         let add = VolumeAdd { uuid: VolumeUuid([9; 16]), name: "bench".to_owned() };
         builder.push(START, Body::VolumeAdd { volume: VOLUME, size, add });
         Self { builder, compress, next: Seq::FIRST, last: None, head: ChainHead::START, time: START }
+    }
+
+    /// An empty base: from here on every record is a point.
+    pub fn cover(&mut self) {
+        let sealed = Sealed { resync: ResyncId([3; 16]), head: ChainHead::START, frames: 0 };
+        self.builder.push(self.time, Body::Sealed(sealed));
+    }
+
+    /// When the last record was made.
+    pub fn time(&self) -> WallTime {
+        self.time
     }
 
     /// A write, a microsecond after the last.
