@@ -76,21 +76,55 @@ impl Cursor {
         })
     }
 
-    /// The end of what is to be looked at without a gap from here on, if it is whole blocks and at least `worth` bytes long.
-    pub(super) fn comparable(&self, piece: &Range<u64>, worth: u64) -> Option<u64> {
-        let run = &self.run;
-        let are_blocks = |range: &Range<u64>| {
-            range.start.is_multiple_of(BLOCK_BYTES) && (range.end.is_multiple_of(BLOCK_BYTES) || range.end == self.size)
-        };
-        let is_long = self.part.is_none() || run.end - run.start >= worth;
-        let end = if run.end == self.size { run.end } else { run.end / BLOCK_BYTES * BLOCK_BYTES };
-        (is_long && are_blocks(piece)).then_some(end)
+    /// Whether the piece is whole blocks of what [`Compared`] finds.
+    pub(super) fn is_comparable(&self, piece: &Range<u64>, worth: u64) -> bool {
+        let is_long = self.part.is_none() || self.run.end - self.run.start >= worth;
+        is_long && whole_blocks(piece, self.size) == *piece
     }
 
     /// The piece is being dealt with.
     pub(super) fn pass(&mut self, piece: &Range<u64>) {
         self.at = piece.end;
     }
+}
+
+/// The whole blocks among what is to be looked at, run by run, of runs at least `worth` bytes long: known before anybody looks.
+#[derive(Debug)]
+pub(super) struct Compared {
+    at: u64,
+    size: u64,
+    part: Option<Arc<DirtyMap>>,
+    worth: u64,
+}
+
+impl Compared {
+    pub(super) fn new(size: u64, part: Option<Arc<DirtyMap>>, worth: u64) -> Self {
+        Self { at: 0, size, part, worth }
+    }
+
+    /// The next of them.
+    pub(super) fn next(&mut self) -> Option<Range<u64>> {
+        while self.at < self.size {
+            // As the cursor takes them.
+            let (run, worth) = match &self.part {
+                None => (self.at..self.size, 0),
+                Some(part) => (part.next(self.at, RUN_BYTES)?, self.worth),
+            };
+            let run = run.start..run.end.min(self.size);
+            self.at = run.end;
+            let blocks = whole_blocks(&run, self.size);
+            if run.end.saturating_sub(run.start) >= worth && !blocks.is_empty() {
+                return Some(blocks);
+            }
+        }
+        None
+    }
+}
+
+/// The whole blocks of a range, of a volume of `size` bytes.
+fn whole_blocks(range: &Range<u64>, size: u64) -> Range<u64> {
+    let end = if range.end == size { size } else { range.end / BLOCK_BYTES * BLOCK_BYTES };
+    range.start.next_multiple_of(BLOCK_BYTES)..end
 }
 
 #[cfg(test)]
@@ -168,7 +202,7 @@ mod tests {
         let mut seen = Vec::new();
         while let Some(piece) = cursor.peek(of(&file), 16 * BLOCK_BYTES, 16 * BLOCK_BYTES).unwrap() {
             let (Piece::Data(range) | Piece::Hole(range)) = &piece;
-            assert_eq!(cursor.comparable(range, 0), Some(range.end));
+            assert!(cursor.is_comparable(range, 0));
             cursor.pass(range);
             seen.push(piece);
         }
@@ -183,5 +217,38 @@ mod tests {
         );
         let none = Some(Arc::new(DirtyMap::default()));
         assert_eq!(Cursor::new(SIZE, none).peek(of(&file), 1, 1).unwrap(), None);
+    }
+
+    /// What is asked for ahead is what pieces are compared with, neither more nor less.
+    #[test]
+    fn what_is_comparable_is_known_ahead() {
+        let mut file = tempfile::tempfile().unwrap();
+        const SIZE: u64 = 40 * BLOCK_BYTES + 512;
+        file.set_len(SIZE).unwrap();
+        file.seek(SeekFrom::Start(5 * BLOCK_BYTES)).unwrap();
+        file.write_all(&[1; 20 * 65536]).unwrap();
+        let block = |n: u64| n * BLOCK_BYTES;
+        let mut dirty = DirtyMap::default();
+        let runs = [(0, 4096), (block(2) + 4096, block(9) + 4096), (block(12), block(13)), (block(20), SIZE)];
+        for (from, to) in runs {
+            dirty.mark(journal::types::Extent::of_bytes(from, to - from).unwrap());
+        }
+        for (part, worth) in [(None, 1 << 20), (Some(dirty.clone()), 0), (Some(dirty), 2 * BLOCK_BYTES)] {
+            let part = part.map(Arc::new);
+            let (mut cursor, mut ahead) = (Cursor::new(SIZE, part.clone()), Compared::new(SIZE, part.clone(), worth));
+            let mut compared: Vec<Range<u64>> = Vec::new();
+            while let Some(piece) = cursor.peek(of(&file), 2 * BLOCK_BYTES, 3 * BLOCK_BYTES).unwrap() {
+                let (Piece::Data(range) | Piece::Hole(range)) = &piece;
+                cursor.pass(range);
+                match compared.last_mut().filter(|last| last.end == range.start) {
+                    _ if !cursor.is_comparable(range, worth) => {}
+                    Some(last) => last.end = range.end,
+                    None => compared.push(range.clone()),
+                }
+            }
+            let known: Vec<_> = std::iter::from_fn(|| ahead.next()).collect();
+            assert_eq!(compared, known);
+            assert_eq!(known.len(), if part.is_none() { 1 } else { 3 - usize::from(worth > 0) });
+        }
     }
 }

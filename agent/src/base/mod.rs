@@ -8,6 +8,7 @@
 //! **Invariant:** the tag of a read is taken before the read is submitted, and before its range is asked for holes.
 
 mod cursor;
+mod differing;
 mod reader;
 mod reads;
 mod theirs;
@@ -29,8 +30,8 @@ use crate::dirty::DirtyMap;
 
 /// Bytes that are compared, and found to be zero, as one.
 pub const BLOCK_BYTES: u64 = 64 * 1024;
-/// Blocks whose hashes are asked for at once, at most. Where the source has data, it is far fewer.
-pub const HASHES_MAX: u64 = 16 * 1024;
+/// Of a block that differs, bytes that are compared as one.
+pub const PAGE_BYTES: u64 = 4096;
 
 /// What a base is read for.
 #[derive(Clone, Copy, Debug)]
@@ -105,11 +106,18 @@ fn blocks_of(ranges: &[Range<u64>]) -> DirtyMap {
     blocks
 }
 
-/// What the receiver's view at the place of comparison holds.
+/// What was asked for; it waits until that is there.
+pub type Answer<T> = Box<dyn FnOnce() -> Result<T> + Send>;
+
+/// What the receiver's view at the place of comparison holds. A hash is BLAKE3; `None`: there are zeroes, or the view ends before.
 pub trait Hashes: Send {
-    /// BLAKE3 of each block of [`BLOCK_BYTES`] of `extent`, which starts at a block and has at most [`HASHES_MAX`]; `None` for one
-    /// that reads as zeroes. The last block of a volume may be shorter; what lies beyond the view's own size is zero.
-    fn hashes(&mut self, volume: VolumeNo, extent: Extent) -> Result<Vec<Option<Hash>>>;
+    /// Asks for that of each block of [`BLOCK_BYTES`] of `extent`, which starts at a block and has at most 16 MiB. The last block of a
+    /// volume may be shorter.
+    fn blocks(&mut self, volume: VolumeNo, extent: Extent) -> Result<Answer<Vec<Option<Hash>>>>;
+
+    /// Asks for those of each page of [`PAGE_BYTES`] of these blocks, one block's after the other's; `None`: the receiver cannot tell.
+    /// They are in order, at most 16, and only the last may be shorter, or end within a page.
+    fn pages(&mut self, volume: VolumeNo, blocks: &[Extent]) -> Result<Answer<Option<Vec<Option<Hash>>>>>;
 }
 
 /// How far it is.

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use journal::codec::{Body, FrameKind, Sealed};
 use journal::failpoint::{self, Step};
 use journal::frame::{Frame, FrameBuilder, FrameSeal};
-use journal::types::{ChainHead, Extent, FrameNo, Hash, Seq, VolumeNo, WallTime};
+use journal::types::{ChainHead, Extent, FrameNo, Hash, Seq, WallTime};
 
-use super::cursor::{Cursor, Piece};
+use super::cursor::{Compared, Cursor, Piece};
+use super::differing::{Batch, Block, Differing, Run, Verdict, is_zero, runs};
 use super::reads::{Data, Opener, Reads, direct};
 use super::theirs::Theirs;
-use super::{BLOCK_BYTES, BaseSpec, BaseVolume, HASHES_MAX, Hashes, Known, Progress};
+use super::{BLOCK_BYTES, BaseSpec, BaseVolume, Hashes, Known, Progress};
 use crate::capture::Capture;
 use crate::source::bytes;
 use crate::spool::Adaptive;
@@ -23,10 +24,10 @@ use crate::{Error, Result};
 pub(super) const PIECES: usize = 16;
 /// The longest read, in bytes.
 const READ_BYTES: u64 = 1 << 20;
+/// The longest hole that is dealt with as one: hashes of it are 512 KiB.
+const HOLE_BYTES: u64 = 1 << 30;
 /// A shorter dirty run is sent as it is: asking takes a round trip, and what was written mostly differs.
 const COMPARED_BYTES: u64 = 1 << 20;
-/// [`BLOCK_BYTES`] as a step.
-const BLOCK: usize = 64 * 1024;
 
 /// The frames of one base, one after the other.
 pub struct BaseReader {
@@ -49,6 +50,8 @@ struct Scan {
     theirs: Theirs,
     /// In the order of the volume, and so of the records: reads end as they like.
     pieces: VecDeque<Ahead>,
+    /// What comes before them and is not in a frame yet.
+    differing: Differing,
 }
 
 /// A piece that is not in a frame yet.
@@ -65,14 +68,6 @@ enum Expected {
     Zeroes,
     /// Hashes of its blocks; `None`: zeroes.
     Blocks(Vec<Option<Hash>>),
-    Unknown,
-}
-
-/// What the receiver has in a block.
-#[derive(Clone, Copy, PartialEq)]
-enum Has {
-    Zeroes,
-    Data(Hash),
     Unknown,
 }
 
@@ -180,25 +175,19 @@ impl BaseReader {
         {
             // The tag comes first: what is recorded from here on may or may not be in what is found.
             let as_of = self.capture.last_seq();
-            let hole_max = HASHES_MAX * BLOCK_BYTES;
-            let Some(piece) = scan.cursor.peek(|at| scan.reader.next_data(at), READ_BYTES, hole_max)? else {
+            let Some(piece) = scan.cursor.peek(|at| scan.reader.next_data(at), READ_BYTES, HOLE_BYTES)? else {
                 return Ok(());
             };
             let (range, found) = match piece {
                 Piece::Data(range) => (range, Found::Reading),
                 Piece::Hole(range) => (range, Found::Hole),
             };
-            let comparable = match scan.volume.known {
-                Known::Nothing | Known::Unknown => None,
-                Known::Compare => scan.cursor.comparable(&range, COMPARED_BYTES),
-                Known::AllBut(_) => scan.cursor.comparable(&range, 0),
-            };
-            let expected = match (&scan.volume.known, comparable) {
-                (Known::Nothing, _) => Expected::Zeroes,
-                (_, Some(end)) => {
-                    Expected::Blocks(scan.theirs.of(&mut *self.hashes, scan.volume.number, end, &range)?)
+            let expected = match worth(&scan.volume.known) {
+                Some(worth) if scan.cursor.is_comparable(&range, worth) => {
+                    Expected::Blocks(scan.theirs.of(&mut *self.hashes, &range)?)
                 }
-                (_, None) => Expected::Unknown,
+                None if scan.volume.known == Known::Nothing => Expected::Zeroes,
+                _ => Expected::Unknown,
             };
             scan.cursor.pass(&range);
             if matches!(found, Found::Reading) {
@@ -216,65 +205,95 @@ impl BaseReader {
         while scan.pieces.front().is_some_and(|piece| matches!(piece.found, Found::Reading)) {
             scan.wait()?;
         }
-        let Some(Ahead { range, as_of, expected, found }) = scan.pieces.pop_front() else {
+        let Some(piece) = scan.pieces.pop_front() else {
+            self.settle(true)?;
             self.scan = None;
             return Ok(());
         };
-        let places = range.clone().step_by(BLOCK).enumerate();
-        let places = places.map(|(index, start)| (start..range.end.min(start + BLOCK_BYTES), expected.block(index)));
-        match (found, &expected) {
-            (Found::Data(read), _) => {
-                for ((place, has), data) in places.zip(read.chunks(BLOCK)) {
-                    self.block(place, data, has, as_of);
-                }
+        self.sift(piece)?;
+        self.settle(false)
+    }
+
+    /// Makes frames of what of a piece is to be sent, at once where nothing has to be asked first.
+    fn sift(&mut self, Ahead { range, as_of, expected, found }: Ahead) -> Result<()> {
+        self.progress.done_bytes += range.end - range.start;
+        // A hole of which nothing is known block by block is one.
+        let step = match (&found, &expected) {
+            (Found::Hole, Expected::Zeroes | Expected::Unknown) => range.end - range.start,
+            _ => BLOCK_BYTES,
+        };
+        let read = if let Found::Data(read) = &found { &read[..] } else { &[] };
+        let mut places = Vec::new();
+        let mut start = range.start;
+        while start < range.end {
+            let place = start..range.end.min(start + step);
+            let data = read.get(within(&range, &place)).unwrap_or_default();
+            let verdict = expected.verdict(blocks(start - range.start), data);
+            start = place.end;
+            places.extend(verdict.map(|verdict| (place, data, verdict)));
+        }
+        let Some(scan) = self.scan.as_mut().filter(|_| !places.is_empty()) else { return Ok(()) };
+        let asked: Vec<_> =
+            places.iter().filter(|(.., verdict)| *verdict == Verdict::Asked).map(|(place, ..)| extent(place)).collect();
+        if asked.is_empty() && scan.differing.is_empty() {
+            places.into_iter().for_each(|(place, data, verdict)| self.send(&place, data, verdict, None, as_of));
+            return Ok(());
+        }
+        let answer = match asked.is_empty() {
+            true => None,
+            false => Some(self.hashes.pages(scan.volume.number, &asked)?),
+        };
+        let blocks =
+            places.into_iter().map(|(place, data, verdict)| Block { place, verdict, data: data.to_vec() }).collect();
+        scan.differing.push(Batch { as_of, blocks, answer });
+        Ok(())
+    }
+
+    /// Makes frames of what was asked about: of what is too much to wait, or of all.
+    fn settle(&mut self, all: bool) -> Result<()> {
+        while let Some(mut batch) = self.scan.as_mut().and_then(|scan| scan.differing.pop(all)) {
+            let mut pages = batch.pages()?;
+            for Block { place, verdict, data } in &batch.blocks {
+                self.send(place, data, *verdict, pages.as_mut(), batch.as_of);
             }
-            (Found::Hole, Expected::Blocks(_)) => {
-                places.for_each(|(place, has)| self.zeroes(place, has, as_of));
-            }
-            (Found::Hole, _) => self.zeroes(range, expected.block(0), as_of),
-            (Found::Reading, _) => unreachable!("it was waited for"),
         }
         Ok(())
     }
 
-    /// One block that was read, or a part of one.
-    fn block(&mut self, place: Range<u64>, data: &[u8], has: Has, as_of: Option<Seq>) {
-        if is_zero(data) {
-            return self.zeroes(place, has, as_of);
+    /// Sends of a block what its kind says; `pages` are the receiver's, from those of this block on.
+    fn send(
+        &mut self,
+        place: &Range<u64>,
+        data: &[u8],
+        verdict: Verdict,
+        mut pages: Option<&mut VecDeque<Option<Hash>>>,
+        as_of: Option<Seq>,
+    ) {
+        let whole = || vec![Run { within: 0..data.len(), is_zero: false }];
+        let runs = match (verdict, &mut pages) {
+            (Verdict::Zeroes, _) => return self.push(place, None, as_of),
+            (Verdict::Sparse, _) => runs(data, || None),
+            (Verdict::Asked, Some(pages)) => runs(data, || pages.pop_front().flatten()),
+            (Verdict::Whole | Verdict::Asked, _) => whole(),
+        };
+        for Run { within, is_zero } in runs {
+            let place = place.start + bytes(within.start)..place.start + bytes(within.end);
+            self.push(&place, data.get(within).filter(|_| !is_zero), as_of);
         }
-        self.progress.done_bytes += bytes(data.len());
-        if let Has::Data(hash) = has
-            && hash == Hash::of(data)
-        {
-            return;
-        }
-        let (volume, extent) = self.place(&place);
+    }
+
+    /// A record of this data, or of zeroes.
+    fn push(&mut self, place: &Range<u64>, data: Option<&[u8]>, as_of: Option<Seq>) {
+        let Some(scan) = &self.scan else { return };
+        let (volume, extent) = (scan.volume.number, extent(place));
         let time = self.frames.at(as_of, self.capture.clock().wall());
-        self.frames.builder.write(time, volume, extent, data);
-        self.progress.sent_bytes += bytes(data.len());
-        self.roll();
-    }
-
-    /// Nothing is there: that is sent only where the receiver has something.
-    fn zeroes(&mut self, place: Range<u64>, has: Has, as_of: Option<Seq>) {
-        self.progress.done_bytes += place.end - place.start;
-        if has == Has::Zeroes {
-            return;
+        match data {
+            Some(data) => {
+                self.frames.builder.write(time, volume, extent, data);
+                self.progress.sent_bytes += bytes(data.len());
+            }
+            None => self.frames.builder.push(time, Body::Pattern { volume, extent, fill: [0; 8] }),
         }
-        let (volume, extent) = self.place(&place);
-        let time = self.frames.at(as_of, self.capture.clock().wall());
-        self.frames.builder.push(time, Body::Pattern { volume, extent, fill: [0; 8] });
-        self.roll();
-    }
-
-    /// # Panics
-    /// Never: volumes are whole sectors, blocks start at sectors and are not empty.
-    fn place(&self, range: &Range<u64>) -> (VolumeNo, Extent) {
-        let scan = self.scan.as_ref().expect("a block is of the volume that is being read");
-        (scan.volume.number, Extent::of_bytes(range.start, range.end - range.start).expect("whole sectors of a volume"))
-    }
-
-    fn roll(&mut self) {
         if self.frames.builder.is_full() {
             self.finish_frame();
         }
@@ -294,8 +313,11 @@ impl Scan {
         if reader.len_bytes() < volume.size.bytes() {
             return Err(Error::invalid("the source became smaller").with_path(&volume.path));
         }
-        let cursor = Cursor::new(volume.size.bytes(), volume.looked_at());
-        Ok(Self { volume, reader, cursor, theirs: Theirs::default(), pieces: VecDeque::new() })
+        let (size, part) = (volume.size.bytes(), volume.looked_at());
+        let compared = Compared::new(size, part.clone(), worth(&volume.known).unwrap_or(u64::MAX));
+        let theirs = Theirs::new(volume.number, compared);
+        let (cursor, pieces) = (Cursor::new(size, part), VecDeque::new());
+        Ok(Self { volume, reader, cursor, theirs, pieces, differing: Differing::default() })
     }
 
     /// Waits until some read has ended.
@@ -354,20 +376,47 @@ impl fmt::Debug for BaseReader {
 }
 
 impl Expected {
-    fn block(&self, index: usize) -> Has {
+    /// What of block number `index` of the piece is to be sent, which holds `data`, or nothing if it is a hole; `None`: nothing.
+    fn verdict(&self, index: usize, data: &[u8]) -> Option<Verdict> {
+        let is_zero = is_zero(data);
         match self {
-            Self::Zeroes => Has::Zeroes,
-            Self::Unknown => Has::Unknown,
-            Self::Blocks(hashes) => hashes.get(index).copied().flatten().map_or(Has::Zeroes, Has::Data),
+            Self::Zeroes => (!is_zero).then_some(Verdict::Whole),
+            Self::Unknown if is_zero => Some(Verdict::Zeroes),
+            Self::Unknown => Some(Verdict::Whole),
+            Self::Blocks(hashes) => match hashes.get(index).copied().flatten() {
+                None => (!is_zero).then_some(Verdict::Sparse),
+                Some(_) if is_zero => Some(Verdict::Zeroes),
+                Some(hash) => (hash != Hash::of(data)).then_some(Verdict::Asked),
+            },
         }
     }
 }
 
-fn length(range: &Range<u64>) -> usize {
-    usize::try_from(range.end - range.start).expect("a read is of at most 1 MiB")
+/// How long a run has to be that is compared; `None`: none is.
+fn worth(known: &Known) -> Option<u64> {
+    match known {
+        Known::Nothing | Known::Unknown => None,
+        Known::Compare => Some(COMPARED_BYTES),
+        Known::AllBut(_) => Some(0),
+    }
 }
 
-/// Looks at a page at a time: data differs early, and within a page there is nothing to branch on.
-fn is_zero(data: &[u8]) -> bool {
-    data.chunks(4096).all(|page| page.iter().fold(0, |any, byte| any | byte) == 0)
+/// # Panics
+/// Never: volumes are whole sectors, blocks and pages start at sectors and are not empty.
+fn extent(place: &Range<u64>) -> Extent {
+    Extent::of_bytes(place.start, place.end - place.start).expect("whole sectors of a volume")
+}
+
+/// Where in a piece a part of it is; a hole has nothing there.
+fn within(piece: &Range<u64>, part: &Range<u64>) -> Range<usize> {
+    let index = |at: u64| usize::try_from(at - piece.start).unwrap_or(usize::MAX);
+    index(part.start)..index(part.end)
+}
+
+fn blocks(bytes: u64) -> usize {
+    usize::try_from(bytes / BLOCK_BYTES).unwrap_or(usize::MAX)
+}
+
+fn length(range: &Range<u64>) -> usize {
+    usize::try_from(range.end - range.start).expect("a read is of at most 1 MiB")
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use journal::codec::Body;
 use journal::frame::Frame;
 use journal::types::EpochId;
 use nbd::Export;
@@ -27,15 +28,30 @@ use crate::testing::{BOOT, GROUP, Replay, Rng, VOLUME, begin, file_of, frames};
 #[derive(Default)]
 struct View(BTreeMap<VolumeNo, Vec<u8>>);
 
-impl Hashes for View {
-    fn hashes(&mut self, volume: VolumeNo, extent: Extent) -> Result<Vec<Option<Hash>>> {
-        assert!(extent.byte().is_multiple_of(BLOCK_BYTES) && extent.bytes() <= HASHES_MAX * BLOCK_BYTES);
+impl View {
+    /// Hashes of a range, in steps of so many bytes.
+    fn hashes(&self, volume: VolumeNo, extent: Extent, step: u64) -> Vec<Option<Hash>> {
         let image = &self.0[&volume];
         let (at, end) = (extent.byte() as usize, (extent.byte() + extent.bytes()) as usize);
         let mut range = image.get(at..).unwrap_or_default().to_vec();
         range.resize(end - at, 0);
         let hash = |block: &[u8]| (!block.iter().all(|byte| *byte == 0)).then(|| Hash::of(block));
-        Ok(range.chunks(BLOCK_BYTES as usize).map(hash).collect())
+        range.chunks(step as usize).map(hash).collect()
+    }
+}
+
+impl Hashes for View {
+    fn blocks(&mut self, volume: VolumeNo, extent: Extent) -> Result<Answer<Vec<Option<Hash>>>> {
+        assert!(extent.byte().is_multiple_of(BLOCK_BYTES) && extent.bytes() <= 16 << 20);
+        let hashes = self.hashes(volume, extent, BLOCK_BYTES);
+        Ok(Box::new(|| Ok(hashes)))
+    }
+
+    fn pages(&mut self, volume: VolumeNo, blocks: &[Extent]) -> Result<Answer<Option<Vec<Option<Hash>>>>> {
+        assert!(blocks.iter().all(|block| block.byte().is_multiple_of(BLOCK_BYTES) && block.bytes() <= BLOCK_BYTES));
+        assert!(blocks.is_sorted_by_key(|block| block.byte()) && (1..=16).contains(&blocks.len()));
+        let hashes = blocks.iter().flat_map(|block| self.hashes(volume, *block, PAGE_BYTES)).collect();
+        Ok(Box::new(|| Ok(Some(hashes))))
     }
 }
 
@@ -54,11 +70,11 @@ fn rig(dir: &Path, image: &[u8]) -> Rig {
 }
 
 impl Rig {
-    fn base(&self, known: Known, view: View) -> BaseReader {
+    fn base(&self, known: Known, hashes: impl Hashes + 'static) -> BaseReader {
         let spec = BaseSpec { group: GROUP, epoch: EpochId([1; 16]), boot: BOOT, resync: ResyncId([2; 16]) };
         let (path, size) = (self.source.handle_path(), self.source.size());
         let volume = BaseVolume { number: VOLUME, path, size, known, part: None };
-        BaseReader::new(spec, vec![volume], self.capture.clone(), Box::new(view), false)
+        BaseReader::new(spec, vec![volume], self.capture.clone(), Box::new(hashes), false)
     }
 
     fn image(&self) -> Vec<u8> {
@@ -130,7 +146,7 @@ fn a_first_copy_beside_live_writes_is_the_source() {
 fn as_of(frame: &Frame) -> Option<journal::types::Seq> {
     match frame.header().kind {
         journal::codec::FrameKind::Base { as_of, .. } => as_of,
-        journal::codec::FrameKind::Live { .. } => panic!("a live frame"),
+        other => panic!("not a base frame: {other:?}"),
     }
 }
 
@@ -144,7 +160,7 @@ fn is_right_with_tag(late: bool) -> bool {
     let mut replay = Replay::default();
     while let Some(frame) = base.next_frame().unwrap() {
         let first = frame.records().next().unwrap();
-        let journal::codec::Body::Write { extent, .. } = first.body else { panic!("{first:?}") };
+        let Body::Write { extent, .. } = first.body else { panic!("{first:?}") };
         rig.tap.write(extent.byte(), &[7; 4096], false).unwrap();
         let tag = if late { rig.capture.last_seq() } else { as_of(&frame) };
         replay.add_as_of(&frame, tag);
@@ -211,9 +227,12 @@ fn a_compare_sends_what_differs_and_nothing_else() {
         let touched: Vec<usize> = (0..4).map(|n| (n * size / 4 + 17).min(size - 1)).chain([size - 1]).collect();
         touched.iter().for_each(|at| theirs[*at] ^= 1);
         let frames = all_or_none(rig.base(Known::Compare, view(&theirs)));
-        let blocks: std::collections::BTreeSet<_> = touched.iter().map(|at| at / 65536).collect();
-        let sent = frames.iter().flat_map(|frame| frame.records().collect::<Vec<_>>()).count();
-        assert_eq!(sent, blocks.len(), "{size} bytes");
+        let pages: std::collections::BTreeSet<_> = touched.iter().map(|at| at / 4096).collect();
+        let differing = pages.iter().map(|page| &now[page * 4096..size.min(page * 4096 + 4096)]);
+        let data = differing.filter(|page| page.iter().any(|byte| *byte != 0)).map(<[u8]>::len).sum::<usize>();
+        let records = frames.iter().flat_map(|frame| frame.records().collect::<Vec<_>>()).count();
+        let payload = frames.iter().map(|frame| frame.payload().len()).sum::<usize>();
+        assert!(payload == data && records <= pages.len(), "{size} bytes: {payload} of {data} in {records} records");
         assert!(Replay::of(&frames).onto(VOLUME, theirs) == now, "{size} bytes");
         // A view that is smaller than the source is now.
         let mut smaller = now.clone();
@@ -222,6 +241,120 @@ fn a_compare_sends_what_differs_and_nothing_else() {
         smaller.resize(size, 0);
         assert!(Replay::of(&frames).onto(VOLUME, smaller) == now, "{size} bytes");
     }
+}
+
+/// Pages here and there, alone and together, something, nothing and back again, holes, other sizes: what is sent is what differs, to the page.
+#[test]
+fn a_compare_sends_the_pages_that_differ_whatever_they_are() {
+    for seed in 1..=12 {
+        let mut rng = Rng(seed);
+        // More than is asked for at once, and ends of all kinds.
+        let size: usize = (17 << 20) + [0, 512, 65536, 4096, 4608][seed as usize % 5];
+        let pages = size.div_ceil(4096);
+        let page = |n: usize| n * 4096..size.min(n * 4096 + 4096);
+        let mut theirs = noise(seed, size);
+        let mut ours = theirs.clone();
+        for _ in 0..rng.below(200) {
+            let from = rng.below(pages as u64) as usize;
+            let kind = rng.below(4);
+            for n in from..pages.min(from + 1 + rng.below(40) as usize) {
+                match kind {
+                    0 => ours[page(n)].fill(0),
+                    1 => theirs[page(n)].fill(0),
+                    2 => ours[page(n).start + rng.below(512) as usize] ^= 1,
+                    _ => [&mut ours, &mut theirs].into_iter().for_each(|image| image[page(n)].fill(0)),
+                }
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let rig = rig(dir.path(), &ours);
+        for n in (0..pages - 1).filter(|&n| ours[page(n)].iter().all(|byte| *byte == 0) && rng.below(4) > 0) {
+            assert!(rig.source.discard(n as u64 * 4096, 4096).unwrap());
+        }
+        let view = View([(VOLUME, theirs.clone())].into());
+        let mut base = rig.base(Known::Compare, view);
+        let frames: Vec<_> = std::iter::from_fn(|| base.next_frame().unwrap()).collect();
+        let differs = |n: &usize| ours[page(*n)] != theirs[page(*n)];
+        let is_data = |n: &usize| ours[page(*n)].iter().any(|byte| *byte != 0);
+        let expected = (0..pages).filter(differs).filter(is_data).map(|n| page(n).len()).sum::<usize>();
+        let progress = base.progress();
+        assert_eq!((progress.sent_bytes, progress.done_bytes), (expected as u64, size as u64), "seed {seed}");
+        assert!(Replay::of(&frames).onto(VOLUME, theirs) == ours, "seed {seed}");
+    }
+}
+
+/// Many blocks that differ wait for a receiver that takes its time: no more than may, and what comes after in the volume comes after.
+#[test]
+fn what_waits_for_hashes_is_bounded_and_stays_in_order() {
+    struct Slow(View, Arc<std::sync::atomic::AtomicUsize>, bool);
+    impl Hashes for Slow {
+        fn blocks(&mut self, volume: VolumeNo, extent: Extent) -> Result<Answer<Vec<Option<Hash>>>> {
+            self.0.blocks(volume, extent)
+        }
+
+        fn pages(&mut self, volume: VolumeNo, blocks: &[Extent]) -> Result<Answer<Option<Vec<Option<Hash>>>>> {
+            let answer = self.0.pages(volume, blocks)?;
+            let (waiting, knows) = (self.1.clone(), self.2);
+            let most = waiting.fetch_add(1, Ordering::Relaxed);
+            assert!(most <= 16, "{most} MiB wait");
+            Ok(Box::new(move || {
+                waiting.fetch_sub(1, Ordering::Relaxed);
+                if knows { answer() } else { Ok(None) }
+            }))
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = noise(1, 40 << 20);
+    let mut ours = theirs.clone();
+    // One page of each block, and one block in ten is nothing now.
+    ours.chunks_mut(65536).for_each(|block| block[5000] ^= 1);
+    ours.chunks_mut(655_360).for_each(|block| block[..65536].fill(0));
+    let rig = rig(dir.path(), &ours);
+    for (knows, sent) in [(true, 4096), (false, 65536)] {
+        let view = View([(VOLUME, theirs.clone())].into());
+        let frames = all(rig.base(Known::Compare, Slow(view, Arc::default(), knows)));
+        let place = |body: &Body| match body {
+            Body::Write { extent, .. } | Body::Pattern { extent, .. } => extent.byte(),
+            other => panic!("{other:?}"),
+        };
+        let bodies =
+            frames.iter().flat_map(|frame| frame.records().map(|record| place(&record.body)).collect::<Vec<_>>());
+        let places: Vec<_> = bodies.collect();
+        assert!(places.is_sorted() && places.len() == 640);
+        assert_eq!(frames.iter().map(|frame| frame.payload().len()).sum::<usize>(), 576 * sent);
+        assert!(Replay::of(&frames).onto(VOLUME, theirs.clone()) == ours);
+    }
+}
+
+/// What was read is compared when the answer comes, and sent as what it was when it was read: who wrote in between wins.
+#[test]
+fn a_write_that_overtakes_the_question_wins() {
+    struct Overtaken(View, Arc<Tap>);
+    impl Hashes for Overtaken {
+        fn blocks(&mut self, volume: VolumeNo, extent: Extent) -> Result<Answer<Vec<Option<Hash>>>> {
+            self.0.blocks(volume, extent)
+        }
+
+        fn pages(&mut self, volume: VolumeNo, blocks: &[Extent]) -> Result<Answer<Option<Vec<Option<Hash>>>>> {
+            let (answer, tap) = (self.0.pages(volume, blocks)?, self.1.clone());
+            let places: Vec<_> = blocks.iter().map(|block| block.byte()).collect();
+            Ok(Box::new(move || {
+                places.iter().for_each(|at| tap.write(at + 4096, &[7; 4096], false).unwrap());
+                answer()
+            }))
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = noise(1, 4 << 20);
+    let mut ours = theirs.clone();
+    ours.chunks_mut(65536).for_each(|block| block[5000] ^= 1);
+    let Rig { source, tap, spool, capture } = rig(dir.path(), &ours);
+    let rig = Rig { tap: Tap::new(VOLUME, source.clone(), capture.clone()), source, spool, capture };
+    let view = View([(VOLUME, theirs.clone())].into());
+    let base = all(rig.base(Known::Compare, Overtaken(view, Arc::new(tap))));
+    let mut replay = Replay::of(&frames(&rig.spool, &rig.capture));
+    base.iter().for_each(|frame| replay.add(frame));
+    assert!(replay.onto(VOLUME, theirs) == rig.image() && rig.image()[4096..8192] == [7; 4096]);
 }
 
 /// As [`all`], of a base that may be empty.
@@ -245,10 +378,14 @@ fn of_a_volume_that_is_known_but_for_some_only_that_is_read_and_asked_for() {
 
     struct Asked(View, Vec<Range<u64>>);
     impl Hashes for Asked {
-        fn hashes(&mut self, volume: VolumeNo, extent: Extent) -> Result<Vec<Option<Hash>>> {
+        fn blocks(&mut self, volume: VolumeNo, extent: Extent) -> Result<Answer<Vec<Option<Hash>>>> {
             let asked = extent.byte()..extent.byte() + extent.bytes();
             assert!(self.1.iter().any(|only| only.start <= asked.start && asked.end <= only.end), "{asked:?}");
-            self.0.hashes(volume, extent)
+            self.0.blocks(volume, extent)
+        }
+
+        fn pages(&mut self, volume: VolumeNo, blocks: &[Extent]) -> Result<Answer<Option<Vec<Option<Hash>>>>> {
+            self.0.pages(volume, blocks)
         }
     }
     let spec = BaseSpec { group: GROUP, epoch: EpochId([1; 16]), boot: BOOT, resync: ResyncId([2; 16]) };
@@ -261,7 +398,7 @@ fn of_a_volume_that_is_known_but_for_some_only_that_is_read_and_asked_for() {
         frames.push(frame);
     }
     let progress = base.progress();
-    assert_eq!((progress.total_bytes, progress.done_bytes, progress.sent_bytes), (8 << 20, 8 << 20, 2 * 65536));
+    assert_eq!((progress.total_bytes, progress.done_bytes, progress.sent_bytes), (8 << 20, 8 << 20, 2 * 4096));
     let after = Replay::of(&frames).onto(VOLUME, theirs.clone());
     for range in [4 * MIB..8 * MIB, 12 * MIB..16 * MIB] {
         theirs[range.clone()].copy_from_slice(&ours[range]);
@@ -306,11 +443,15 @@ fn a_source_that_shrinks_and_a_receiver_that_answers_nonsense_are_errors() {
 
     struct Nonsense;
     impl Hashes for Nonsense {
-        fn hashes(&mut self, _: VolumeNo, extent: Extent) -> Result<Vec<Option<Hash>>> {
+        fn blocks(&mut self, _: VolumeNo, extent: Extent) -> Result<Answer<Vec<Option<Hash>>>> {
             match extent.byte() {
-                0 => Ok(vec![None]),
+                0 => Ok(Box::new(|| Ok(vec![None]))),
                 _ => Err(Error::unavailable("gone")),
             }
+        }
+
+        fn pages(&mut self, _: VolumeNo, _: &[Extent]) -> Result<Answer<Option<Vec<Option<Hash>>>>> {
+            Err(Error::unavailable("gone"))
         }
     }
     let spec = BaseSpec { group: GROUP, epoch: EpochId([1; 16]), boot: BOOT, resync: ResyncId([2; 16]) };

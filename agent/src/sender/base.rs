@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Streams;
 use super::bucket::Stream;
-use super::compare::{Ask, Remote};
+use super::compare::{Asked, Remote};
 use super::flight::{BaseOnWay, OnWay, SHARED};
 use super::limit::Allowed;
 use super::live::{next, unexpected};
@@ -30,8 +30,7 @@ use crate::run::Group;
 
 /// Frames read ahead.
 const FRAMES: usize = 8;
-/// Questions that may wait: the reader asks one at a time.
-const ASKS: usize = 1;
+
 /// One base on its way. Dropped, its reader ends.
 #[derive(Debug)]
 pub(crate) struct Base {
@@ -39,7 +38,7 @@ pub(crate) struct Base {
     /// The place whose view it is compared with.
     pub(super) compared_with: Option<Seq>,
     frames: tokio::sync::Mutex<mpsc::Receiver<Frame>>,
-    pub(super) asks: tokio::sync::Mutex<mpsc::Receiver<Ask>>,
+    pub(super) asked: tokio::sync::Mutex<Asked>,
     reading: Arc<Reading>,
     window: Mutex<Window>,
 }
@@ -75,8 +74,8 @@ impl Base {
         link_is_fast: bool,
     ) -> Result<Self> {
         let (frames, received) = mpsc::channel(FRAMES);
-        let (asks, asked) = mpsc::channel(ASKS);
-        let hashes: Box<dyn Hashes> = Box::new(Remote::new(asks));
+        let (remote, asked) = Remote::new();
+        let hashes: Box<dyn Hashes> = Box::new(remote);
         let reading = Arc::new(Reading::default());
         let reader = BaseReader::new(spec, volumes, capture, hashes, link_is_fast);
         let thread = {
@@ -84,8 +83,8 @@ impl Base {
             move || reading.read(reader, &frames)
         };
         std::thread::Builder::new().name("base".to_owned()).spawn(thread)?;
-        let (frames, asks) = (received.into(), asked.into());
-        Ok(Self { spec, compared_with, frames, asks, reading, window: Mutex::default() })
+        let (frames, asked) = (received.into(), asked.into());
+        Ok(Self { spec, compared_with, frames, asked, reading, window: Mutex::default() })
     }
 
     /// Reads these as well: they changed while nothing was recorded.

@@ -9,6 +9,7 @@ mod manifest;
 mod note;
 mod points;
 mod record;
+mod run;
 mod segment;
 mod trailer;
 mod unit;
@@ -23,6 +24,7 @@ pub use manifest::{
 pub use note::{EpochBegin, Gap, GapReason, Mark, Sealed, VolumeAdd};
 pub use points::{KEPT_POINT_BYTES, KeptPoint, POINTS_HEADER_BYTES, PointsHeader};
 pub use record::{Body, ClockKind, PointClass, RECORD_BYTES, Record, UnitPlace};
+pub use run::{RUN_SOURCE_BYTES, RUN_TRAILER_BYTES, RunKind, RunSource, RunTrailer};
 pub use segment::{Replaces, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentKind};
 pub use trailer::{Section, TRAILER_BYTES, Trailer};
 pub use unit::{Codec, UNIT_ENTRY_BYTES, UnitEntry};

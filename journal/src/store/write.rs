@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::cache::IndexCache;
+use super::indexes::Indexes;
 use super::timeline::Timeline;
 use super::version::{Library, Version};
 use crate::codec::{Body, FrameKind, Sealed, SegmentKind};
@@ -10,7 +11,7 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::frame::Frame;
-use crate::index::{Builder, Footer};
+use crate::index::{Builder, Footer, MergedRun, RunNo};
 use crate::log::{BaseHead, Compacted, Entropy, Finding, Head, Log, LogOptions, PointsFile, Segment};
 use crate::types::{ChainHead, Durable, GroupId, ResyncId, SegmentNo, Seq, SessionId, WallTime};
 
@@ -22,6 +23,7 @@ pub struct Store {
     cache: Arc<IndexCache>,
     timeline: Timeline,
     tail: Tail,
+    runs: Vec<Arc<MergedRun>>,
     /// Segments were sealed or dropped since the last publication.
     segments_changed: bool,
     /// A base was sealed since the last [`sync`](Self::sync).
@@ -49,7 +51,8 @@ impl Store {
         segment_bytes: u64,
         entropy: Entropy,
     ) -> Result<(Self, Vec<Finding>)> {
-        let (mut log, mut findings) = Log::open(disk, LogOptions { group, segment_bytes, entries: true }, entropy)?;
+        let (mut log, mut findings) =
+            Log::open(disk.clone(), LogOptions { group, segment_bytes, entries: true }, entropy)?;
         if log.closed().is_none() {
             log.sync()?;
             for resync in log.bases().collect::<Vec<_>>() {
@@ -65,7 +68,7 @@ impl Store {
             timeline.thin(kept);
         }
         findings.extend(check_bases(&mut log, &timeline)?);
-        let cache = Arc::new(IndexCache::default());
+        let cache = Arc::new(IndexCache::new());
         let library = Library::new(Version {
             head: None,
             head_time: WallTime(0),
@@ -74,11 +77,20 @@ impl Store {
             bases: Arc::default(),
             tail: None,
             lost_from: None,
+            indexes: Arc::default(),
             cache: cache.clone(),
             bytes: 0,
         });
-        let mut store =
-            Self { log, library, cache, timeline, tail: Tail::default(), segments_changed: true, seals: false };
+        let mut store = Self {
+            log,
+            library,
+            cache,
+            timeline,
+            tail: Tail::default(),
+            runs: open_runs(&*disk, group)?,
+            segments_changed: true,
+            seals: false,
+        };
         store.tail.update(&store.log);
         store.publish()?;
         Ok((store, findings))
@@ -229,6 +241,19 @@ impl Store {
         self.log.stop(now)
     }
 
+    /// Lets readers look into a run that a [`Merger`](super::Merger) made, and no longer into those that it replaces or that were found
+    /// to be unreadable.
+    pub fn renew_runs(&mut self, made: Option<Arc<MergedRun>>) {
+        let old = self.library.now();
+        let is_known = |run: &Arc<MergedRun>| self.runs.iter().any(|known| known.number() == run.number());
+        let made = made.filter(|made| !is_known(made));
+        self.runs.extend(made);
+        // What is durable is not asked anew: what was appended since is not to be seen.
+        let version = Version { indexes: self.indexes(&old.live, &old.bases), ..(*old).clone() };
+        self.library.publish(version);
+        failpoint::passed(Step::RunPublished);
+    }
+
     /// The whole log, for what walks all of it.
     pub fn log(&self) -> &Log {
         &self.log
@@ -270,6 +295,11 @@ impl Store {
         let changed = self.segments_changed || self.log.take_changed();
         let (live, bases) = if changed { self.segments() } else { (old.live.clone(), old.bases.clone()) };
         self.segments_changed = false;
+        let is_writable = self.log.closed().is_none();
+        let indexes = match changed || old.indexes.is_writable != is_writable {
+            true => self.indexes(&live, &bases),
+            false => old.indexes.clone(),
+        };
         if let Some((number, footer)) = self.log.last_sealed() {
             self.cache.keep(number, &footer);
         }
@@ -291,11 +321,19 @@ impl Store {
             bases,
             tail: self.tail.segment.clone().map(|segment| (segment, self.tail.footers.clone())),
             lost_from: self.log.lost_bases().filter_map(|resync| self.timeline.sealed(resync)).min(),
+            indexes,
             cache: self.cache.clone(),
             bytes: self.log.bytes(),
         };
         self.library.publish(version);
         Ok(())
+    }
+
+    /// Where to look into these segments. Runs of no use are forgotten.
+    fn indexes(&mut self, live: &[Arc<Segment>], bases: &[(Arc<Segment>, Seq)]) -> Arc<Indexes> {
+        let indexes = Indexes::of(&self.runs, live, bases, self.log.closed().is_none());
+        self.runs = indexes.runs().cloned().collect();
+        Arc::new(indexes)
     }
 
     #[expect(clippy::type_complexity, reason = "the two lists of a version")]
@@ -338,6 +376,12 @@ impl Tail {
             self.footers.push(merged);
         }
     }
+}
+
+/// The runs that there are. One that cannot be read is as good as none: it was made from what is here, and is made again.
+fn open_runs(disk: &dyn Disk, group: GroupId) -> Result<Vec<Arc<MergedRun>>> {
+    let numbers = disk.list()?.into_iter().filter_map(|name| RunNo::of_file(&name));
+    Ok(numbers.filter_map(|number| MergedRun::open(disk, number, group).ok()).map(Arc::new).collect())
 }
 
 /// A base counts where it is sealed: all of it has to be there, as it was sealed, or views would be wrong. One whose end the manifest

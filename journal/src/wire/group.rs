@@ -7,6 +7,10 @@ use crate::types::{ChainHead, EpochId, FrameNo, Head, Micros, Seq, VolumeNo, Wal
 
 /// Blocks of 64 KiB asked for at once when comparing.
 pub const MAX_COMPARE_BLOCKS: u32 = 1024;
+/// Blocks of 64 KiB whose pages are asked for at once: as much memory for the answer.
+pub const MAX_PAGED_BLOCKS: usize = 128;
+/// Pages of 4 KiB in a block.
+pub const BLOCK_PAGES: usize = 16;
 pub(super) const HEAD_BYTES: usize = 64;
 pub(super) const BASE_HEAD_BYTES: usize = 40;
 pub(super) const REPORT_BYTES: usize = 126;

@@ -3,10 +3,11 @@
 use bytes::Bytes;
 
 use super::fields::{self, TEXT_BYTES, put_text, put_time, text};
-use super::group::{BaseHead, MAX_COMPARE_BLOCKS, NoMark, Report};
+use super::group::{BaseHead, MAX_COMPARE_BLOCKS, MAX_PAGED_BLOCKS, NoMark, Report};
 use super::handshake::{Hello, Welcome};
 use super::header::{MESSAGE_HEADER_BYTES, MessageHeader, Tag};
 use super::refusal::Refusal;
+use super::rollback::{NoRollback, RollbackBlocks, RollbackOpening};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::limits::NAME_BYTES;
 use crate::types::{Changed, GroupId, Hash, Head, ResyncId, Seq, VolumeNo, WallTime};
@@ -123,6 +124,67 @@ pub enum Message {
     },
     /// Those that changed.
     ChangedExtents(Changed),
+    /// Asks for the hashes of all pages of 4 KiB of some blocks of 64 KiB.
+    ComparePages {
+        /// Of which volume.
+        volume: VolumeNo,
+        /// Which blocks, in order: 1..=128.
+        blocks: Vec<u64>,
+    },
+    /// The hashes asked for, one block's after the other's; fewer where the volume ends earlier.
+    PageHashes {
+        /// The first block asked for.
+        first_block: u64,
+        /// BLAKE3 of each page's bytes.
+        hashes: Vec<Hash>,
+    },
+    /// The receiver wants to take the sources of a group back.
+    OpenRollback(RollbackOpening),
+    /// Nobody writes to the sources, but for who sends this and what is sent to it.
+    RollbackReady {
+        /// As of which place the order says what they hold: durable.
+        seq: Seq,
+        /// Clients that were put out, or would be.
+        clients: u32,
+    },
+    /// What will be sent is known, and begins.
+    RollbackBegin {
+        /// Blocks of 4 KiB that differ.
+        blocks: u64,
+        /// Bytes that differ.
+        bytes: u64,
+    },
+    /// The order says durably that it began.
+    RollbackBegun {
+        /// Where.
+        seq: Seq,
+    },
+    /// What blocks are to hold.
+    RollbackBlocks(RollbackBlocks),
+    /// How much of what was sent is on the sources and in the order.
+    RollbackDone {
+        /// Bytes of all messages so far.
+        bytes: u64,
+    },
+    /// All was sent.
+    RollbackEnd {
+        /// Messages.
+        messages: u64,
+        /// Bytes of all of them.
+        bytes: u64,
+    },
+    /// The sources are there, durably, and the order says so, durably.
+    RollbackSealed {
+        /// Where.
+        seq: Seq,
+    },
+    /// The sources do not go back, or not now.
+    RollbackRefused {
+        /// Why, for programs.
+        reason: NoRollback,
+        /// Why, for people.
+        text: String,
+    },
 }
 
 impl Message {
@@ -152,6 +214,17 @@ impl Message {
             Self::ChangedReady(_) => Tag::ChangedReady,
             Self::ChangedFrom { .. } => Tag::ChangedFrom,
             Self::ChangedExtents(_) => Tag::ChangedExtents,
+            Self::ComparePages { .. } => Tag::ComparePages,
+            Self::PageHashes { .. } => Tag::PageHashes,
+            Self::OpenRollback(_) => Tag::OpenRollback,
+            Self::RollbackReady { .. } => Tag::RollbackReady,
+            Self::RollbackBegin { .. } => Tag::RollbackBegin,
+            Self::RollbackBegun { .. } => Tag::RollbackBegun,
+            Self::RollbackBlocks(_) => Tag::RollbackBlocks,
+            Self::RollbackDone { .. } => Tag::RollbackDone,
+            Self::RollbackEnd { .. } => Tag::RollbackEnd,
+            Self::RollbackSealed { .. } => Tag::RollbackSealed,
+            Self::RollbackRefused { .. } => Tag::RollbackRefused,
         }
     }
 
@@ -205,7 +278,7 @@ impl Message {
             Self::CompareRange { volume, first_block, blocks } => {
                 w.u32(volume.0).u32(*blocks).u64(*first_block);
             }
-            Self::BlockHashes { first_block, hashes } => {
+            Self::BlockHashes { first_block, hashes } | Self::PageHashes { first_block, hashes } => {
                 w.u64(*first_block);
                 for hash in hashes {
                     w.put(&hash.0);
@@ -221,16 +294,42 @@ impl Message {
                 w.u32(volume.0).u32(*first);
             }
             Self::ChangedExtents(changed) => changed.encode(w),
+            Self::ComparePages { volume, blocks } => {
+                w.u32(volume.0).u32(0);
+                for block in blocks {
+                    w.u64(*block);
+                }
+            }
+            Self::OpenRollback(opening) => opening.encode(w),
+            Self::RollbackReady { seq, clients } => {
+                w.u64(seq.number()).u32(*clients).u32(0);
+            }
+            Self::RollbackBegin { blocks: one, bytes: two } | Self::RollbackEnd { messages: one, bytes: two } => {
+                w.u64(*one).u64(*two);
+            }
+            Self::RollbackBegun { seq } | Self::RollbackSealed { seq } => {
+                w.u64(seq.number());
+            }
+            Self::RollbackBlocks(blocks) => blocks.encode(w),
+            Self::RollbackDone { bytes } => {
+                w.u64(*bytes);
+            }
+            Self::RollbackRefused { reason, text } => {
+                put_text(w.u16(reason.number().into()), text, TEXT_BYTES);
+            }
         }
     }
 
-    /// The message with this tag and body; a frame keeps the body, nothing is copied.
+    /// The message with this tag and body; a frame keeps the body, and so do blocks: nothing is copied.
     pub fn decode(tag: Tag, body: Bytes) -> Result<Self, Malformed> {
         if !tag.body_bytes().contains(&body.len()) {
             return Err(Malformed("a message of a length it cannot have"));
         }
         if tag == Tag::Frame {
             return Ok(Self::Frame(body));
+        }
+        if tag == Tag::RollbackBlocks {
+            return RollbackBlocks::decode(body).map(Self::RollbackBlocks);
         }
         let mut r = Reader::new(&body);
         let message = Self::decode_body(tag, &mut r)?;
@@ -245,7 +344,7 @@ impl Message {
             Tag::Refused => Self::Refused(Refusal::decode(r)?),
             Tag::OpenGroup => Self::OpenGroup { group: fields::group(r)?, name: fields::name(r)? },
             Tag::Opened => Self::Opened(Head::decode(r)?),
-            Tag::Frame => return Err(Malformed("a frame is not decoded here")),
+            Tag::Frame | Tag::RollbackBlocks => return Err(Malformed("data is not decoded here")),
             Tag::Report => Self::Report { group: fields::group(r)?, report: Report::decode(r)? },
             Tag::MarkDone => Self::MarkDone { request: r.u64()?, seq: fields::seq(r)? },
             Tag::MarkFailed => {
@@ -264,24 +363,60 @@ impl Message {
             Tag::OpenCompare => Self::OpenCompare { group: fields::group(r)?, at: fields::seq(r)? },
             Tag::CompareReady => Self::CompareReady,
             Tag::CompareRange => Self::decode_range(r)?,
-            Tag::BlockHashes => Self::decode_hashes(r)?,
+            Tag::BlockHashes => {
+                let (first_block, hashes) = Self::decode_hashes(r)?;
+                Self::BlockHashes { first_block, hashes }
+            }
             Tag::OpenChanged => {
                 Self::OpenChanged { group: fields::group(r)?, after: Seq::new(r.u64()?), at: fields::seq(r)? }
             }
             Tag::ChangedReady => Self::ChangedReady(WallTime(r.u64()?)),
             Tag::ChangedFrom => Self::ChangedFrom { volume: VolumeNo(r.u32()?), first: r.u32()? },
             Tag::ChangedExtents => Self::ChangedExtents(Changed::decode(r)?),
+            Tag::ComparePages => Self::decode_pages(r)?,
+            Tag::PageHashes => {
+                let (first_block, hashes) = Self::decode_hashes(r)?;
+                Self::PageHashes { first_block, hashes }
+            }
+            Tag::OpenRollback => Self::OpenRollback(RollbackOpening::decode(r)?),
+            Tag::RollbackReady => {
+                let ready = Self::RollbackReady { seq: fields::seq(r)?, clients: r.u32()? };
+                r.reserved(4)?;
+                ready
+            }
+            Tag::RollbackBegin => Self::RollbackBegin { blocks: r.u64()?, bytes: r.u64()? },
+            Tag::RollbackBegun => Self::RollbackBegun { seq: fields::seq(r)? },
+            Tag::RollbackDone => Self::RollbackDone { bytes: r.u64()? },
+            Tag::RollbackEnd => Self::RollbackEnd { messages: r.u64()?, bytes: r.u64()? },
+            Tag::RollbackSealed => Self::RollbackSealed { seq: fields::seq(r)? },
+            Tag::RollbackRefused => {
+                Self::RollbackRefused { reason: NoRollback::decode(r)?, text: text(r, TEXT_BYTES)? }
+            }
         })
     }
 
     fn decode_range(r: &mut Reader<'_>) -> Result<Self, Malformed> {
         let (volume, blocks, first_block) = (VolumeNo(r.u32()?), r.u32()?, r.u64()?);
-        // 2^47 blocks of 64 KiB are more bytes than a volume can have: sums and products below do not overflow.
-        let possible = (1..=MAX_COMPARE_BLOCKS).contains(&blocks) && first_block < 1 << 47;
+        let possible = (1..=MAX_COMPARE_BLOCKS).contains(&blocks) && first_block < BLOCKS;
         if possible { Ok(Self::CompareRange { volume, first_block, blocks }) } else { Err(Malformed("no such blocks")) }
     }
 
-    fn decode_hashes(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+    fn decode_pages(r: &mut Reader<'_>) -> Result<Self, Malformed> {
+        let volume = VolumeNo(r.u32()?);
+        r.reserved(4)?;
+        let (blocks, rest) = r.rest().as_chunks();
+        let blocks: Vec<u64> = blocks.iter().map(|&block| u64::from_le_bytes(block)).collect();
+        let in_order = blocks.is_sorted_by(|block, next| block < next);
+        let possible =
+            (1..=MAX_PAGED_BLOCKS).contains(&blocks.len()) && blocks.last().is_some_and(|&last| last < BLOCKS);
+        if !rest.is_empty() || !in_order || !possible {
+            return Err(Malformed("no such blocks"));
+        }
+        *r = Reader::new(rest);
+        Ok(Self::ComparePages { volume, blocks })
+    }
+
+    fn decode_hashes(r: &mut Reader<'_>) -> Result<(u64, Vec<Hash>), Malformed> {
         let first_block = r.u64()?;
         let (hashes, rest) = r.rest().as_chunks();
         if !rest.is_empty() {
@@ -289,9 +424,12 @@ impl Message {
         }
         let hashes = hashes.iter().map(|&hash| Hash(hash)).collect();
         *r = Reader::new(rest);
-        Ok(Self::BlockHashes { first_block, hashes })
+        Ok((first_block, hashes))
     }
 }
+
+/// 2^47 blocks of 64 KiB are more bytes than a volume can have: sums and products of what is below do not overflow.
+const BLOCKS: u64 = 1 << 47;
 
 fn resync(r: &mut Reader<'_>) -> Result<ResyncId, Malformed> {
     ResyncId::new(r.array()?).ok_or(Malformed("no resync"))

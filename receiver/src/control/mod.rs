@@ -3,6 +3,7 @@
 //! Documents are those of the command line's `--json`. Work that takes a while answers with lines: `{"event":"plan",…}`,
 //! `{"event":"progress",…}`, and at last its result or an error.
 
+mod diff;
 mod invite;
 mod mark;
 mod points;
@@ -55,6 +56,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/restore", post(restore::restore))
         .route("/v1/retention", get(retention::shown).post(retention::set))
         .route("/v1/rollback", post(rollback::rollback))
+        .route("/v1/diff", post(diff::diff))
         .route("/v1/verify", post(verify::verify))
         .with_state(app)
 }

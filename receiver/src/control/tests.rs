@@ -252,7 +252,8 @@ async fn a_mark_goes_through_the_agent() {
         stream.read_to_string(&mut answer).unwrap();
         answer
     });
-    let crate::group::Order::Mark { name, locked_until, reply } = api.session.orders.recv().await.unwrap();
+    let order = api.session.orders.recv().await.unwrap();
+    let crate::group::Order::Mark { name, locked_until, reply } = order else { panic!("{order:?}") };
     assert!(locked_until.is_some());
     let seq = api.frames.seq();
     api.frames.push(Body::Mark(Mark { locked_until, name }));

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use journal::frame::Frame;
+use journal::index::MergedRun;
 use journal::log::{BaseHead, Compacted, Finding, Head, PointsFile};
 use journal::types::{ResyncId, SegmentNo, SessionId};
 use journal::wire::{Refusal, RefusalCode, Report};
@@ -15,7 +16,7 @@ use crate::error::{Code, Error};
 
 /// Commands that may wait; small ones, for large ones run out of bytes first.
 const COMMANDS: usize = 1024;
-/// Bytes that may wait: enough to keep the writer busy through an fdatasync.
+/// Bytes that may wait, of live frames and again of bases: enough to keep the writer busy through an fdatasync.
 const QUEUE_BYTES: u32 = 16 * 1024 * 1024;
 /// Orders that may wait for an agent.
 const ORDERS: usize = 16;
@@ -45,6 +46,11 @@ pub(super) enum Command {
         resync: ResyncId,
         reply: oneshot::Sender<Result<Option<BaseHead>, Refusal>>,
     },
+    /// Readers are to look into this merged run, and no longer into those that cannot be read.
+    RenewRuns {
+        made: Option<Arc<MergedRun>>,
+        reply: oneshot::Sender<()>,
+    },
     /// A number for a file that is made beside the journal.
     TakeNumber {
         reply: oneshot::Sender<journal::error::Result<SegmentNo>>,
@@ -70,19 +76,22 @@ pub(super) enum Command {
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
     pub(super) commands: mpsc::Sender<Command>,
-    room: Arc<Semaphore>,
+    live: Arc<Semaphore>,
+    /// Of its own: a live frame does not wait for room behind those of a base.
+    base: Arc<Semaphore>,
 }
 
 impl Queue {
     pub(super) fn new() -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(COMMANDS);
-        let room = Arc::new(Semaphore::new(usize::try_from(QUEUE_BYTES).unwrap_or(Semaphore::MAX_PERMITS)));
-        (Self { commands, room }, receiver)
+        let room = || Arc::new(Semaphore::new(usize::try_from(QUEUE_BYTES).unwrap_or(Semaphore::MAX_PERMITS)));
+        (Self { commands, live: room(), base: room() }, receiver)
     }
 
     /// Whether frames wait, or are being written.
     pub(super) fn is_busy(&self) -> bool {
-        self.room.available_permits() < usize::try_from(QUEUE_BYTES).unwrap_or(Semaphore::MAX_PERMITS)
+        let all = usize::try_from(QUEUE_BYTES).unwrap_or(Semaphore::MAX_PERMITS);
+        self.live.available_permits() < all || self.base.available_permits() < all
     }
 
     /// Tells the writer to end after all that waits before it.
@@ -90,11 +99,11 @@ impl Queue {
         // A writer that has ended already needs no telling.
         let _ = self.commands.send(Command::Stop).await;
     }
+}
 
-    async fn room(&self, frame: &Frame) -> Result<OwnedSemaphorePermit, Refusal> {
-        let bytes = u32::try_from(frame.bytes().len()).unwrap_or(QUEUE_BYTES).min(QUEUE_BYTES);
-        self.room.clone().acquire_many_owned(bytes).await.map_err(|_| gone())
-    }
+async fn room(of: &Arc<Semaphore>, frame: &Frame) -> Result<OwnedSemaphorePermit, Refusal> {
+    let bytes = u32::try_from(frame.bytes().len()).unwrap_or(QUEUE_BYTES).min(QUEUE_BYTES);
+    Arc::clone(of).acquire_many_owned(bytes).await.map_err(|_| gone())
 }
 
 /// One session's hold on a group; dropped, the session is gone.
@@ -144,6 +153,14 @@ impl Group {
 }
 
 impl Group {
+    /// Lets readers look into a merged run; returns when they do. `None`: the group is about to end. For a thread that may wait.
+    pub(super) fn renew_runs(&self, made: Option<Arc<MergedRun>>) -> Option<()> {
+        let queue = self.queue().clone()?;
+        let (reply, done) = oneshot::channel();
+        queue.commands.blocking_send(Command::RenewRuns { made, reply }).ok()?;
+        done.blocking_recv().ok()
+    }
+
     /// Mends a journal that is damaged, so that its agent can go on with it; what was done, nothing if it is not damaged.
     pub(crate) async fn mend(&self) -> crate::error::Result<Vec<Finding>> {
         let stopping = || Error::new(Code::FAILED, "the receiver is stopping");
@@ -157,7 +174,7 @@ impl Group {
 impl Ingest {
     /// Hands a live frame to the writer; waits while the queue is full. That it is durable says [`Progress`].
     pub async fn live(&self, frame: Frame) -> Result<(), Refusal> {
-        let room = self.queue.room(&frame).await?;
+        let room = room(&self.queue.live, &frame).await?;
         self.send(Command::Live { session: self.session, frame, room }).await
     }
 
@@ -170,7 +187,7 @@ impl Ingest {
 
     /// Hands a frame of a base to the writer, as [`live`](Self::live).
     pub async fn base(&self, resync: ResyncId, frame: Frame) -> Result<(), Refusal> {
-        let room = self.queue.room(&frame).await?;
+        let room = room(&self.queue.base, &frame).await?;
         self.send(Command::Base { session: self.session, resync, frame, room }).await
     }
 

@@ -9,6 +9,7 @@
 mod all;
 mod clean;
 mod ingest;
+mod merging;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -21,6 +22,7 @@ use journal::log::{BaseHead, Finding, Head};
 use journal::store::Library;
 use journal::types::{GroupId, ResyncId, Seq, SessionId, WallTime};
 use journal::wire::{NoMark, Refusal, RefusalCode, Report};
+use link::{MessageReader, MessageWriter};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use all::{Groups, stepped};
@@ -116,7 +118,15 @@ pub enum Order {
         /// The mark's place, or why there is none.
         reply: oneshot::Sender<MarkReply>,
     },
+    /// A stream by which its sources are taken back.
+    Rollback {
+        /// Both directions of it; `None`: the agent is of a version that knows of no such stream.
+        reply: oneshot::Sender<Option<Streams>>,
+    },
 }
+
+/// Both directions of a stream to the agent.
+pub type Streams = (MessageWriter, MessageReader);
 
 /// A mark's place, or why there is none, for programs and for people.
 pub type MarkReply = std::result::Result<Seq, (NoMark, String)>;
@@ -215,6 +225,21 @@ impl Group {
             Ok(Ok(now)) if now.head.is_some_and(|head| head.seq >= seq) => Ok(seq),
             _ => Err(gone().context("the mark is made, but not known to be durable")),
         }
+    }
+
+    /// A new stream to the agent, by which its sources are taken back.
+    pub async fn rollback_stream(&self) -> Result<Streams> {
+        let gone = || {
+            Error::new(Code::NO_SESSION, format!("the agent of {} is not connected", self.name()))
+                .hint("the sources are where the agent is: start it, or see backspool status")
+        };
+        let orders = self.state().orders.clone().ok_or_else(gone)?;
+        let (reply, answer) = oneshot::channel();
+        orders.send(Order::Rollback { reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?.ok_or_else(|| {
+            let what = format!("the agent of {} is of a version without live rollback", self.name());
+            Error::new(Code::OLDER, what).hint("update it, and start it again")
+        })
     }
 
     /// Reserves the group for an operation that must be alone; the guard ends it.

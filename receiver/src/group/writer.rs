@@ -2,7 +2,15 @@
 //! step as somebody calls it.
 //!
 //! Group commit needs no timer: while the disk works on one batch, the next one gathers in the queue.
+//!
+//! Live frames go first. Frames of bases wait here and are written a little at a time, so that what comes live never waits for more than that:
+//!
+//! ```text
+//!   queue ──┬ live ─▶ all of it, fdatasync ─┐
+//!           └ base ─▶ waiting ─▶ a slice, fdatasync ─▶ again
+//! ```
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use journal::disk::{Disk, Reserve};
@@ -21,6 +29,10 @@ use super::{Fault, Group};
 
 /// What has to be free before an agent that found none is let in again.
 const SOME_BYTES: u64 = 4 << 20;
+/// What of a base is written at once while live frames come: a few milliseconds.
+const SLICE_BYTES: usize = 2 << 20;
+/// Slices after a live frame that are as small: others may follow.
+const SLICES: u32 = 64;
 
 /// What a journal is opened with.
 #[derive(Clone, Debug)]
@@ -46,43 +58,68 @@ pub struct Writer {
     store: Option<Store>,
     /// A session whose frames are passed over, for it was refused.
     refused: Option<SessionId>,
+    /// Of bases, not written yet.
+    waiting: VecDeque<Waiting>,
+    /// So many more slices are small.
+    slices: u32,
     /// The last number given out for a file beside the journal: no other opening of it gives it out again.
     numbers: SegmentNo,
+}
+
+/// A frame of a base.
+#[derive(Debug)]
+struct Waiting {
+    session: SessionId,
+    resync: ResyncId,
+    frame: Frame,
+    /// Given back when it is written.
+    room: OwnedSemaphorePermit,
 }
 
 impl Writer {
     /// Opens the journal and publishes what there is. A damaged one is published too, for reading.
     pub(super) fn open(group: Group, opening: Opening, commands: mpsc::Receiver<Command>) -> Self {
-        let mut writer = Self { group, commands, opening, store: None, refused: None, numbers: SegmentNo(0) };
+        let (waiting, slices, numbers) = (VecDeque::new(), 0, SegmentNo(0));
+        let mut writer = Self { group, commands, opening, store: None, refused: None, waiting, slices, numbers };
         writer.reopen();
         writer
     }
 
     /// Works until told to stop.
     pub(super) fn run(mut self) {
-        while let Some(first) = self.commands.blocking_recv() {
-            if self.batch(first) {
+        loop {
+            let first = match self.waiting.is_empty() {
+                true => self.commands.blocking_recv(),
+                false => self.commands.try_recv().ok(),
+            };
+            if (first.is_none() && self.waiting.is_empty()) || self.turn(first) {
                 break;
             }
         }
         self.stop();
     }
 
-    /// Does what waits, as one batch; whether anything did.
+    /// Does what waits, or a part of it; whether anything did.
     pub fn step(&mut self) -> bool {
         let first = self.commands.try_recv().ok();
-        let waited = first.is_some();
-        first.into_iter().for_each(|first| _ = self.batch(first));
+        let waited = first.is_some() || !self.waiting.is_empty();
+        if waited {
+            self.turn(first);
+        }
         waited
     }
 
-    /// What waits together; whether it is the last.
-    fn batch(&mut self, first: Command) -> bool {
-        let mut batch = vec![first];
+    /// All live frames that wait, then some of bases; whether it is the last.
+    fn turn(&mut self, first: Option<Command>) -> bool {
+        let mut commands: Vec<_> = first.into_iter().collect();
         while let Ok(next) = self.commands.try_recv() {
-            batch.push(next);
+            commands.push(next);
         }
-        self.work(&mut batch)
+        let is_last = self.work(commands);
+        let bytes = if self.slices > 0 { SLICE_BYTES } else { usize::MAX };
+        self.slices = self.slices.saturating_sub(1);
+        self.write_waiting(bytes);
+        is_last
     }
 
     /// Notes a clean stop.
@@ -95,32 +132,36 @@ impl Writer {
         }
     }
 
-    /// One batch; whether it is the last.
-    fn work(&mut self, commands: &mut Vec<Command>) -> bool {
-        let mut batch = Batch::default();
+    /// What was queued together; whether it is the last.
+    fn work(&mut self, commands: Vec<Command>) -> bool {
+        let mut live = Live::default();
         let mut stop = false;
-        for command in commands.drain(..) {
+        for command in commands {
             match command {
                 Command::Live { session, frame, room } if self.takes(session) => {
-                    batch.session = session;
-                    batch.live.push(frame);
-                    batch.rooms.push(room);
+                    live.session = session;
+                    live.frames.push(frame);
+                    live.rooms.push(room);
                 }
                 Command::Base { session, resync, frame, room } if self.takes(session) => {
-                    batch.session = session;
-                    batch.base(resync).push(frame);
-                    batch.rooms.push(room);
+                    self.waiting.push_back(Waiting { session, resync, frame, room });
                 }
                 Command::Live { .. } | Command::Base { .. } => {}
                 Command::Attach { session, reply } => {
-                    self.write(std::mem::take(&mut batch));
+                    self.write_all(std::mem::take(&mut live));
                     let answer = self.attach(session);
                     // Who asked may have gone.
                     let _ = reply.send(answer);
                 }
                 Command::OpenBase { session, resync, reply } => {
-                    self.write(std::mem::take(&mut batch));
+                    self.write_all(std::mem::take(&mut live));
                     let _ = reply.send(self.open_base(session, resync));
+                }
+                Command::RenewRuns { made, reply } => {
+                    if let Some(store) = &mut self.store {
+                        store.renew_runs(made);
+                    }
+                    let _ = reply.send(());
                 }
                 Command::TakeNumber { reply } => {
                     let taken = self.beside(|store, beyond| Ok(store.take_number(beyond)));
@@ -128,21 +169,25 @@ impl Writer {
                     let _ = reply.send(taken);
                 }
                 Command::Thin { list, reply } => {
-                    self.write(std::mem::take(&mut batch));
+                    self.write_all(std::mem::take(&mut live));
                     let _ = reply.send(self.beside(|store, _| store.thin(&list)));
                 }
                 Command::Replace { new, reply } => {
-                    self.write(std::mem::take(&mut batch));
+                    self.write_all(std::mem::take(&mut live));
                     let _ = reply.send(self.beside(|store, _| store.replace(new)));
                 }
                 Command::Mend { reply } => {
-                    self.write(std::mem::take(&mut batch));
+                    self.write_all(std::mem::take(&mut live));
                     let _ = reply.send(self.mend());
                 }
                 Command::Stop => stop = true,
             }
         }
-        self.write(batch);
+        if stop {
+            self.write_all(live);
+        } else {
+            self.write(live);
+        }
         stop
     }
 
@@ -218,29 +263,66 @@ impl Writer {
         head
     }
 
-    /// Appends a batch and makes it durable. Bases first: the order may say that one is whole.
-    fn write(&mut self, batch: Batch) {
-        if batch.live.is_empty() && batch.bases.is_empty() {
+    /// Writes all that came so far.
+    fn write_all(&mut self, live: Live) {
+        self.write(live);
+        while !self.waiting.is_empty() {
+            self.write_waiting(usize::MAX);
+        }
+    }
+
+    /// Appends live frames and makes them durable.
+    fn write(&mut self, live: Live) {
+        if live.frames.is_empty() {
             return;
         }
-        let room = self.check_room(&batch);
-        let Batch { session, live, bases, rooms } = batch;
-        let written = room.and_then(|()| self.write_bases(session, &bases));
-        let result = written.and_then(|()| self.write_live(session, &live));
-        if let Err(refusal) = result {
+        self.slices = SLICES;
+        // The order may say that a base is whole: what came of it came before.
+        if live.frames.iter().any(|frame| frame.header().notes_bytes > 0) {
+            while !self.waiting.is_empty() {
+                self.write_waiting(usize::MAX);
+            }
+        }
+        let Live { session, frames, rooms } = live;
+        if self.takes(session) {
+            let written = self.check_room(&frames).and_then(|()| self.write_live(session, &frames));
+            self.wrote(session, written);
+        }
+        drop(rooms);
+    }
+
+    /// Appends frames of one base, about so many bytes or all that wait, and makes them durable.
+    fn write_waiting(&mut self, bytes: usize) {
+        let Some(&Waiting { session, resync, .. }) = self.waiting.front() else { return };
+        let (mut frames, mut rooms, mut taken) = (Vec::new(), Vec::new(), 0);
+        let is_one = |next: &mut Waiting| next.session == session && next.resync == resync;
+        while taken < bytes
+            && let Some(next) = self.waiting.pop_front_if(is_one)
+        {
+            taken += next.frame.bytes().len();
+            frames.push(next.frame);
+            rooms.push(next.room);
+        }
+        if self.takes(session) {
+            let written = self.check_room(&frames).and_then(|()| self.write_base(session, resync, &frames));
+            self.wrote(session, written);
+        }
+        drop(rooms);
+    }
+
+    /// Says what became of it.
+    fn wrote(&mut self, session: SessionId, written: Result<(), Refusal>) {
+        if let Err(refusal) = written {
             self.refuse(session, refusal);
         }
         self.publish();
-        drop(rooms);
     }
 
     /// Refuses what the disk has no room for, before any of it is written: what is left is for manifests and the like, and for frames
     /// without data: marks, gaps, the end of a base.
-    fn check_room(&self, batch: &Batch) -> Result<(), Refusal> {
-        let bases = batch.bases.iter().flat_map(|(_, frames)| frames);
-        let mut frames = batch.live.iter().chain(bases);
-        let has_data = frames.clone().any(|frame| !frame.payload().is_empty());
-        let bytes = frames.by_ref().map(|frame| frame.bytes().len()).sum::<usize>();
+    fn check_room(&self, frames: &[Frame]) -> Result<(), Refusal> {
+        let has_data = frames.iter().any(|frame| !frame.payload().is_empty());
+        let bytes = frames.iter().map(|frame| frame.bytes().len()).sum::<usize>();
         if !has_data || self.has_room_for(u64::try_from(bytes).unwrap_or(u64::MAX)) {
             return Ok(());
         }
@@ -262,20 +344,14 @@ impl Writer {
         self.group.shared.progress.send_modify(|now| now.refused = Some(refusal));
     }
 
-    fn write_bases(&mut self, session: SessionId, bases: &[(ResyncId, Vec<Frame>)]) -> Result<(), Refusal> {
+    fn write_base(&mut self, session: SessionId, resync: ResyncId, frames: &[Frame]) -> Result<(), Refusal> {
         let now = (self.opening.now)();
-        for (resync, frames) in bases {
-            let Some(store) = &mut self.store else { return Err(nothing_open()) };
-            let result = store.append_base(*resync, frames, session, now).and_then(|()| store.sync_base(*resync));
-            result.map_err(|error| self.fail(session, &error))?;
-        }
-        Ok(())
+        let Some(store) = &mut self.store else { return Err(nothing_open()) };
+        let written = store.append_base(resync, frames, session, now).and_then(|()| store.sync_base(resync));
+        written.map(drop).map_err(|error| self.fail(session, &error))
     }
 
     fn write_live(&mut self, session: SessionId, frames: &[Frame]) -> Result<(), Refusal> {
-        if frames.is_empty() {
-            return Ok(());
-        }
         let now = (self.opening.now)();
         let Some(store) = &mut self.store else { return Err(nothing_open()) };
         store.append(frames, session, now).map_err(|error| self.fail(session, &error))?;
@@ -384,24 +460,13 @@ impl Writer {
     }
 }
 
-/// What was queued together. All of it is of one session: an older one's frames are passed over.
+/// Live frames that were queued together. All of it is of one session: an older one's frames are passed over.
 #[derive(Debug, Default)]
-struct Batch {
+struct Live {
     session: SessionId,
-    live: Vec<Frame>,
-    bases: Vec<(ResyncId, Vec<Frame>)>,
+    frames: Vec<Frame>,
     /// Given back when the frames are written.
     rooms: Vec<OwnedSemaphorePermit>,
-}
-
-impl Batch {
-    fn base(&mut self, resync: ResyncId) -> &mut Vec<Frame> {
-        let at = self.bases.iter().position(|(known, _)| *known == resync).unwrap_or_else(|| {
-            self.bases.push((resync, Vec::new()));
-            self.bases.len() - 1
-        });
-        &mut self.bases[at].1
-    }
 }
 
 fn nothing_open() -> Refusal {

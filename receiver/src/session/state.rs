@@ -4,7 +4,7 @@
 //!   first message of a stream    and then                                   answers
 //!   OpenGroup                    Frame (live), MarkDone/Failed, Bye           Opened, Durable, MarkRequest
 //!   OpenBase                     Frame (base)                                 BaseOpened, BaseDurable
-//!   OpenCompare                  CompareRange                                 CompareReady, BlockHashes
+//!   OpenCompare                  CompareRange, ComparePages                   CompareReady, BlockHashes, PageHashes
 //!   OpenChanged                  ChangedFrom                                  ChangedReady, ChangedExtents
 //! ```
 //!

@@ -20,6 +20,8 @@ pub(super) struct Judge<'k> {
 #[derive(Debug)]
 struct Case {
     rank: Rank,
+    /// From where on it counts.
+    birth: u64,
     /// Where it is asked of first.
     seen_at: u64,
     lives: Lives,
@@ -41,25 +43,46 @@ impl<'k> Judge<'k> {
     /// Adds a version that counts from `birth` on; its number.
     pub(super) fn accuse(&mut self, entry: &Entry, birth: u64) -> usize {
         let number = self.cases.len();
-        self.cases.push(Case { rank: entry.rank, seen_at: self.kept.sees(birth), lives: Lives::Whole });
+        self.cases.push(Case { rank: entry.rank, birth, seen_at: self.kept.sees(birth), lives: Lives::Whole });
         self.waiting.push(Entry { at: number as u64, ..*entry });
         number
     }
 
     /// All have been named. The lowest rank, and the last place where one is asked of: only what lies between matters.
     pub(super) fn range(&mut self) -> Option<(u64, u64)> {
-        self.run = Run::new(std::mem::take(&mut self.waiting));
+        self.bury();
         let oldest = self.cases.iter().map(|case| case.rank.seq).min()?;
         Some((oldest, self.cases.iter().map(|case| case.seen_at).max()?))
+    }
+
+    /// Of what was written again and again in one place, all but the last before each point is dead by what follows it: nobody needs to be heard.
+    fn bury(&mut self) {
+        let all = Run::new(std::mem::take(&mut self.waiting));
+        let mut left = Vec::new();
+        for (at, entry) in all.entries().iter().enumerate() {
+            let covers = |next: &&Entry| {
+                (next.volume, next.sector) == (entry.volume, entry.sector)
+                    && next.sectors >= entry.sectors
+                    && next.rank > entry.rank
+            };
+            let next = all.entries().get(at + 1).filter(covers).and_then(|next| self.cases.get(place(next)));
+            let birth = next.map(|next| next.birth);
+            match self.cases.get_mut(place(entry)) {
+                Some(case) if birth.is_some_and(|birth| birth <= case.seen_at) => case.lives = Lives::Parts(Vec::new()),
+                _ => left.push(*entry),
+            }
+        }
+        self.run = Run::new(left);
     }
 
     /// What counts from `birth` on, and covers what is of lower rank.
     pub(super) fn hear(&mut self, entry: &Entry, birth: u64) {
         let extent = entry.extent();
         let cases = &mut self.cases;
-        self.run.find(VolumeNo(entry.volume), extent, entry.rank, |accused| {
-            let case = usize::try_from(accused.at).ok().and_then(|at| cases.get_mut(at));
-            if let Some(case) = case.filter(|case| case.rank < entry.rank && birth <= case.seen_at) {
+        self.run.versions(VolumeNo(entry.volume), extent, entry.rank, |accused| {
+            if let Some(case) =
+                cases.get_mut(place(accused)).filter(|case| case.rank < entry.rank && birth <= case.seen_at)
+            {
                 case.lives.lose(accused.extent(), extent);
             }
         });
@@ -69,6 +92,11 @@ impl<'k> Judge<'k> {
     pub(super) fn verdict(&self, number: usize) -> &Lives {
         self.cases.get(number).map_or(&Lives::Whole, |case| &case.lives)
     }
+}
+
+/// Which case it is.
+fn place(accused: &Entry) -> usize {
+    usize::try_from(accused.at).unwrap_or(usize::MAX)
 }
 
 impl Lives {
@@ -145,6 +173,21 @@ mod tests {
         check(((30, 0), 30), &[live(31, 90, 50)], &[(100, 110)]);
         check(((5, 0), 5), &[live(4, 90, 50)], &[(100, 110)]); // older ones do not overwrite
         check(((5, 0), 5), &[live(5, 100, 10)], &[(100, 110)]); // nor does it itself
+    }
+
+    #[test]
+    fn of_a_place_that_is_written_for_ever_few_versions_are_left_to_judge() {
+        let kept = kept(&[10, 500], 1000);
+        let mut judge = Judge::new(&kept);
+        (1..=900).for_each(|seq| assert_eq!(judge.accuse(&entry((seq, 0), 100, 8), seq) as u64, seq - 1));
+        judge.accuse(&entry((901, 0), 100, 7), 901); // it is shorter: the one before lives on behind it
+        judge.range().unwrap();
+        assert_eq!(judge.run.entries().len(), 4);
+        (1..=900).for_each(|seq| judge.hear(&entry((seq, 0), 100, 8), seq));
+        judge.hear(&entry((901, 0), 100, 7), 901);
+        let lives: Vec<usize> = (0..901).filter(|&case| judge.verdict(case) != &Lives::Parts(Vec::new())).collect();
+        assert_eq!(lives, [9, 499, 899, 900]);
+        assert_eq!(ranges(judge.verdict(899), entry((900, 0), 100, 8).extent()), [(107, 108)]);
     }
 
     #[test]

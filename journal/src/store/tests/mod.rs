@@ -10,4 +10,6 @@ mod mend;
 mod model;
 mod power_cuts;
 mod reads;
+mod runs;
 mod sizes;
+mod timeline;
