@@ -73,6 +73,7 @@ pub(super) async fn set(State(app): State<App>, body: Bytes) -> Reply {
         if !wanted.is_empty() && !dry_run {
             app.groups.catalog().set_retention(group.id(), &wanted)?;
         }
+        app.retention.wake();
         let mut told = told(&app, &group, new.as_ref())?;
         told["shortens"] = json!(shortens);
         told["applied"] = json!(!dry_run);
