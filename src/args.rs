@@ -111,6 +111,24 @@ pub(crate) enum Verb {
     #[command(after_help = "Examples:\n  backspool diff db --from '1 hour ago' --to latest\n  \
                             backspool diff db/data --from mark:before-upgrade --to now --map")]
     Diff(Diff),
+    /// Serve a volume as it was at an instant over NBD, until stopped
+    ///
+    /// What clients see does not change while replication goes on. With --writable their changes are kept in a scratch, and are gone with
+    /// the export. It ends with this process, or when --release is called with the same address; `status` shows what is exported.
+    #[command(after_help = "Examples:\n  backspool export db --at '10 minutes ago' --nbd unix:/run/then.sock\n  \
+                            backspool export db/data --at mark:before-upgrade --nbd 127.0.0.1:10809 --writable\n  \
+                            backspool export db --nbd unix:/run/then.sock --release")]
+    Export(Export),
+    /// Mount the past of a group as files, one for every instant, until stopped
+    ///
+    /// DIR/latest.img is the newest point when it is opened, DIR/marks/NAME.img a mark, and DIR/WHEN.img any instant, whether it is listed
+    /// or not: '10 minutes ago.img', '2026-11-20T09:15:20.250Z.img', 'seq:123.img'. Of a group with several volumes: DIR/VOLUME/WHEN.img.
+    #[command(after_help = "Examples:\n  backspool mount db /mnt/then\n  cp '/mnt/then/10 minutes ago.img' db.img\n  \
+                            mount -o ro,loop,noload '/mnt/then/2026-11-20T09:15:20.250Z.img' /mnt/files")]
+    Mount(Mount),
+    /// Take off what `mount` has mounted, also after its receiver was killed
+    #[command(after_help = "Example:\n  backspool unmount /mnt/then")]
+    Unmount(Unmount),
     /// Read and check everything that is kept of a group, and mend what is damaged
     ///
     /// Damage is reported and mended: indexes and the replica image are made anew, and what no longer checks out is set aside, so that the
@@ -376,6 +394,54 @@ pub(crate) struct Diff {
     /// Where: offset and length of each run of blocks that differ, in bytes
     #[arg(long)]
     pub(crate) map: bool,
+}
+
+/// `export`
+#[derive(Args, Debug)]
+pub(crate) struct Export {
+    /// Which group, or which of its volumes
+    #[arg(value_name = "GROUP[/VOLUME]")]
+    pub(crate) target: String,
+    /// The instant: the newest point not after it
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true, required_unless_present = "release")]
+    pub(crate) at: Option<String>,
+    /// The point nearest to an instant that is not covered
+    #[arg(long)]
+    pub(crate) nearest: bool,
+    /// Where it is served
+    #[arg(long, value_name = "unix:PATH|HOST:PORT")]
+    pub(crate) nbd: String,
+    /// Let other machines connect: NBD has neither passwords nor encryption
+    #[arg(long)]
+    pub(crate) nbd_remote: bool,
+    /// Let clients write, into a scratch of the export's own
+    #[arg(long)]
+    pub(crate) writable: bool,
+    /// How much the scratch may hold; beyond, writes fail [default: 10GiB]
+    #[arg(long, value_name = "SIZE", requires = "writable")]
+    pub(crate) scratch_size: Option<String>,
+    /// End the export that is served there
+    #[arg(long, conflicts_with_all = ["at", "nearest", "nbd_remote", "writable", "scratch_size"])]
+    pub(crate) release: bool,
+}
+
+/// `mount`
+#[derive(Args, Debug)]
+pub(crate) struct Mount {
+    /// Which group
+    pub(crate) group: String,
+    /// An empty directory
+    pub(crate) dir: PathBuf,
+}
+
+/// `unmount`
+#[derive(Args, Debug)]
+pub(crate) struct Unmount {
+    /// Where it is mounted
+    pub(crate) dir: PathBuf,
+    /// Although it is in use: who uses it gets errors
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// `verify`

@@ -19,8 +19,10 @@ mod control;
 pub mod diff;
 pub mod enrol;
 pub mod error;
+pub mod export;
 pub mod group;
 pub mod image;
+pub mod mount;
 mod pieces;
 pub mod restore;
 pub mod rollback;
@@ -30,6 +32,7 @@ pub mod status;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod when;
 
 pub use error::{Code, Error, Result};
 pub use run::{Ready, ServeOptions, serve};

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  start   lock DIR → catalog → groups (recovery) → control socket → QUIC → ready
-//!  stop    QUIC closed, sessions end → control socket gone → images stop → writers drain, note the clean stop
+//!  stop    QUIC closed, sessions end → exports and mounts end → control socket gone → images stop → writers drain, note the clean stop
 //! ```
 
 use std::net::SocketAddr;
@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 use crate::catalog::{Catalog, StoreDir, StoreId};
 use crate::control::{self, App, socket};
 use crate::error::{Error, Result};
+use crate::export::{Holdings, Scratch, scratch_dir};
 use crate::group::Groups;
 use crate::session::Sessions;
 
@@ -70,7 +71,8 @@ pub async fn serve(
     let endpoint = link::server_endpoint(&identity, listen)?;
     let listen = endpoint.local_addr()?;
     let (stop_control, stopped) = oneshot::channel::<()>();
-    let router = control::router(App { groups: Arc::clone(&groups), id, listen });
+    let holdings = Holdings::default();
+    let router = control::router(App { groups: Arc::clone(&groups), holdings: holdings.clone(), id, listen });
     let control = tokio::spawn(async move {
         let until = async { drop(stopped.await) };
         axum::serve(listener, router).with_graceful_shutdown(until).await
@@ -84,6 +86,7 @@ pub async fn serve(
     shutdown.await;
     info!("stopping");
     end_sessions(&endpoint, accept).await;
+    end("what is exported and mounted", tokio::spawn(async move { holdings.stop().await })).await;
     // Its receiver is gone only if the API has ended by itself.
     let _ = stop_control.send(());
     // While somebody answers: who finds it dead may replace it.
@@ -98,6 +101,7 @@ pub async fn serve(
 async fn open(dir: PathBuf, images: bool) -> Result<(Arc<Groups>, Identity)> {
     let opened = tokio::task::spawn_blocking(move || {
         let dir = StoreDir::open(&dir, StoreId(link::random()))?;
+        Scratch::clear(&scratch_dir(dir.path()))?;
         let identity = Identity::open(&dir.path().join("identity"))?;
         let groups = Groups::open(Catalog::open(dir)?, images)?;
         Ok((Arc::new(groups), identity))

@@ -4,8 +4,10 @@
 //! `{"event":"progress",…}`, and at last its result or an error.
 
 mod diff;
+mod export;
 mod invite;
 mod mark;
+mod mount;
 mod points;
 mod read;
 mod reply;
@@ -30,12 +32,16 @@ use journal::wire::ReceiverId;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Code, Error, Result};
+use crate::export::Holdings;
 use crate::group::Groups;
+pub(crate) use reply::point;
 
 /// What handlers work with.
 #[derive(Clone, Debug)]
 pub(crate) struct App {
     pub(crate) groups: Arc<Groups>,
+    /// What is exported and mounted.
+    pub(crate) holdings: Holdings,
     /// Who this receiver is.
     pub(crate) id: ReceiverId,
     /// Where agents reach it.
@@ -54,6 +60,9 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/rollback", post(rollback::rollback))
         .route("/v1/diff", post(diff::diff))
         .route("/v1/verify", post(verify::verify))
+        .route("/v1/export", post(export::export))
+        .route("/v1/mount", post(mount::mount))
+        .route("/v1/release", post(export::release))
         .with_state(app)
 }
 
