@@ -129,6 +129,14 @@ pub(crate) enum Verb {
     /// Take off what `mount` has mounted, also after its receiver was killed
     #[command(after_help = "Example:\n  backspool unmount /mnt/then")]
     Unmount(Unmount),
+    /// Run a command on a volume as it was, as after a restore, and measure how long that takes
+    ///
+    /// The command finds a writable view of the point: in $BACKSPOOL_IMAGE as a regular file, in $BACKSPOOL_NBD as an NBD URI. What it
+    /// changes is gone with the view, which ends with the command. What it says goes to stderr. The result, with the time until the first
+    /// verified byte, is kept and shown by `status`. Replication goes on meanwhile. Exit 14 if the command fails.
+    #[command(after_help = "Examples:\n  backspool drill db --at latest --run 'e2fsck -fn \"$BACKSPOOL_IMAGE\"'\n  \
+                            backspool drill db --at '1 hour ago' --timeout 10m --run 'nbdinfo \"$BACKSPOOL_NBD\"'")]
+    Drill(Drill),
     /// Read and check everything that is kept of a group, and mend what is damaged
     ///
     /// Damage is reported and mended: indexes and the replica image are made anew, and what no longer checks out is set aside, so that the
@@ -442,6 +450,29 @@ pub(crate) struct Unmount {
     /// Although it is in use: who uses it gets errors
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// `drill`
+#[derive(Args, Debug)]
+pub(crate) struct Drill {
+    /// Which group, or which of its volumes
+    #[arg(value_name = "GROUP[/VOLUME]")]
+    pub(crate) target: String,
+    /// The instant: the newest point not after it
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    pub(crate) at: String,
+    /// The point nearest to an instant that is not covered
+    #[arg(long)]
+    pub(crate) nearest: bool,
+    /// What is run, by /bin/sh; 0 is a success
+    #[arg(long, value_name = "CMD")]
+    pub(crate) run: String,
+    /// How long it may take; then it is ended, and has failed [default: for ever]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<String>,
+    /// How much it may change; beyond, writes fail [default: 10GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) scratch_size: Option<String>,
 }
 
 /// `verify`

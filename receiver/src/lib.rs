@@ -17,6 +17,7 @@ pub mod catalog;
 mod checked;
 mod control;
 pub mod diff;
+pub mod drill;
 pub mod enrol;
 pub mod error;
 pub mod export;

@@ -3,6 +3,7 @@
 mod completions;
 mod demo;
 mod diff;
+mod drill;
 mod explain;
 mod export;
 mod invite;
@@ -60,6 +61,7 @@ pub(crate) fn run(cli: Cli, out: Output) -> Outcome {
         Verb::Mark(args) => wait(mark::run(&context, &args)),
         Verb::Restore(args) => wait(restore::run(&context, &args)),
         Verb::Rollback(args) => wait(rollback::run(&context, &args)),
+        Verb::Drill(args) => wait(drill::run(&context, &args)),
         Verb::Diff(args) => wait(diff::run(&context, &args)),
         Verb::Export(args) => wait(export::run(&context, &args)),
         Verb::Mount(args) => wait(mount::run(&context, &args)),

@@ -32,8 +32,14 @@ impl Api {
         let group = groups.claim(&Name::parse("web").unwrap(), GROUP, "db").unwrap();
         let session = group.attach(groups.next_session()).await.unwrap();
         let listen = "127.0.0.1:7440".parse().unwrap();
-        let app =
-            App { groups: Arc::clone(&groups), holdings: Holdings::default(), id: ReceiverId(Pin([2; 32])), listen };
+        let app = App {
+            groups: Arc::clone(&groups),
+            holdings: Holdings::default(),
+            drills: Drills::open(&dir.path().join("store")).unwrap(),
+            running: Running::default(),
+            id: ReceiverId(Pin([2; 32])),
+            listen,
+        };
         let (listener, socket) = socket::bind(&dir.path().join("control.sock")).unwrap();
         tokio::spawn(async { axum::serve(listener, router(app)).await });
         let mut api = Self { dir, groups, group, session, frames: Frames::new(), _socket: socket };
