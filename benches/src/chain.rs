@@ -55,6 +55,24 @@ impl Chain {
         self.builder.push(self.time, Body::Sealed(sealed));
     }
 
+    /// A run of the same eight bytes, a microsecond after the last record: an entry of the index without data.
+    ///
+    /// # Panics
+    /// If it is not a run of sectors.
+    pub fn fill(&mut self, offset: u64, bytes: u64, fill: [u8; 8]) {
+        let extent = Extent::of_bytes(offset, bytes).expect("a run of sectors");
+        self.time = WallTime(self.time.0 + 1);
+        self.builder.push(self.time, Body::Pattern { volume: VOLUME, extent, fill });
+    }
+
+    /// Place of the record that was made last.
+    ///
+    /// # Panics
+    /// Never: a chain begins with two.
+    pub fn last(&self) -> Seq {
+        self.next.after(self.builder.records() as u64).before().expect("a chain begins with a record")
+    }
+
     /// Whether the frame has to be closed before anything else is written.
     pub fn is_full(&self) -> bool {
         self.builder.is_full()

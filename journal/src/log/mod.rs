@@ -19,7 +19,7 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 pub use open::{Finding, LogOptions};
@@ -64,6 +64,8 @@ pub struct Log {
     live: Live,
     bases: BTreeMap<ResyncId, Base>,
     next: SegmentNo,
+    /// Numbers given out for files that are made beside the log.
+    taken: BTreeSet<SegmentNo>,
     /// Why it may not be written, if so.
     closed: Option<String>,
     /// It was whole when it was opened, and there was no room to go on.

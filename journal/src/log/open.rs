@@ -97,6 +97,7 @@ impl Log {
             live: Live::default(),
             bases: BTreeMap::new(),
             next: SegmentNo(named.next),
+            taken: BTreeSet::new(),
             closed: None,
             lacks_room: false,
             lost_bases: BTreeMap::new(),

@@ -24,6 +24,11 @@ pub struct PointsFile {
 }
 
 impl PointsFile {
+    /// Its number.
+    pub fn number(&self) -> SegmentNo {
+        self.number
+    }
+
     /// Writes a list, durably, under a number that nobody else has.
     ///
     /// # Errors
@@ -76,6 +81,7 @@ impl Log {
                 return Err(Error::invalid("points that are gone do not come back"));
             }
         }
+        self.use_number(list.number)?;
         let entry = ManifestEntry::Thinned(Thinned { list: list.number, upto: new.upto });
         let named = self.manifest.append(entry).and_then(|()| failpoint::reached(Step::HistoryThinned));
         self.close_on_error(named)?;

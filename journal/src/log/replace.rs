@@ -31,6 +31,11 @@ pub(crate) struct CompactedWriter {
 }
 
 impl Compacted {
+    /// Its number.
+    pub fn number(&self) -> SegmentNo {
+        self.segment.header.number
+    }
+
     /// Bytes of its file.
     pub fn bytes(&self) -> u64 {
         self.segment.sealed.map_or(0, |sealed| sealed.file_bytes)
@@ -87,11 +92,19 @@ impl CompactedWriter {
 }
 
 impl Log {
-    /// A number for a file that is made beside the log.
-    pub(crate) fn take_number(&mut self) -> SegmentNo {
-        let number = self.next;
+    /// A number for a file that is made beside the log, above `beyond`. It is of no use once the log was opened anew: then what has it
+    /// is a stray, and gone.
+    pub(crate) fn take_number(&mut self, beyond: SegmentNo) -> SegmentNo {
+        let number = self.next.max(SegmentNo(beyond.0 + 1));
         self.next = SegmentNo(number.0 + 1);
+        self.taken.insert(number);
         number
+    }
+
+    /// Uses a number that was given out, once.
+    pub(super) fn use_number(&mut self, number: SegmentNo) -> Result<()> {
+        let known = self.taken.remove(&number).then_some(());
+        known.ok_or_else(|| Error::invalid("what was made for a journal that has been opened anew"))
     }
 
     /// Lets a compacted segment stand for the old ones: with one entry of the manifest. The names of the files that are of no use any more;
@@ -119,6 +132,7 @@ impl Log {
         if !is_same {
             return Err(Error::invalid("what was compacted is not there any more as it was"));
         }
+        self.use_number(header.number)?;
         let mut numbers = [SegmentNo(0); REPLACED_MAX];
         numbers.iter_mut().zip(&old).for_each(|(to, from)| *to = *from);
         let (resync, first) = match header.kind {

@@ -13,6 +13,7 @@ mod points;
 mod read;
 mod reply;
 mod restore;
+mod retention;
 mod rollback;
 pub(crate) mod socket;
 mod status;
@@ -38,6 +39,8 @@ use crate::export::Holdings;
 use crate::group::Groups;
 pub(crate) use reply::point;
 
+use crate::retention::Retention;
+pub(crate) use drill::Running;
 pub(crate) use drill::Running;
 
 /// What handlers work with.
@@ -50,6 +53,7 @@ pub(crate) struct App {
     pub(crate) drills: Drills,
     /// Those that run.
     pub(crate) running: Running,
+    pub(crate) retention: Arc<Retention>,
     /// Who this receiver is.
     pub(crate) id: ReceiverId,
     /// Where agents reach it.
@@ -65,6 +69,7 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/invite", post(invite::invite))
         .route("/v1/mark", post(mark::mark))
         .route("/v1/restore", post(restore::restore))
+        .route("/v1/retention", get(retention::shown).post(retention::set))
         .route("/v1/rollback", post(rollback::rollback))
         .route("/v1/diff", post(diff::diff))
         .route("/v1/verify", post(verify::verify))

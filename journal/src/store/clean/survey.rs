@@ -10,6 +10,7 @@ use crate::codec::REPLACED_MAX;
 use crate::error::Result;
 use crate::index::{Entry, Footer};
 use crate::log::SegmentState;
+use crate::types::SegmentNo;
 
 /// Entries looked at in all: some 20 MB of memory, whatever the history.
 const SAMPLES: usize = 1 << 17;
@@ -49,6 +50,13 @@ impl Cleaner {
             }
         }
         plans
+    }
+}
+
+impl CompactPlan {
+    /// Which segments it is about.
+    pub fn numbers(&self) -> impl Iterator<Item = SegmentNo> + '_ {
+        self.segments.iter().map(|thinned| thinned.segment.header.number)
     }
 }
 

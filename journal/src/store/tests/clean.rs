@@ -90,7 +90,7 @@ fn go_on(_: u64) -> ControlFlow<()> {
 /// One step of thinning; what is left, if that is news.
 fn thin(store: &mut Store, disk: &SimDisk, policy: &Policy, now: WallTime, pins: &[Seq]) -> Result<Option<Kept>> {
     let Some(kept) = Cleaner::new(store.library().now()).thinning(policy, now, pins)? else { return Ok(None) };
-    let list = PointsFile::write(disk, GROUP, store.take_number(), kept.clone())?;
+    let list = PointsFile::write(disk, GROUP, store.take_number(SegmentNo(0)), kept.clone())?;
     store.thin(&list)?;
     Ok(Some(kept))
 }
@@ -102,7 +102,7 @@ fn clean(store: &mut Store, disk: &SimDisk, rng: &mut Rng) -> Result<usize> {
     plans.retain(|_| rng.chance(3, 4));
     let examined = cleaner.examine(&plans, &mut go_on)?.unwrap();
     for one in &examined {
-        let output = Output { disk, number: store.take_number(), salt: entropy(), now: WallTime(1) };
+        let output = Output { disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now: WallTime(1) };
         let new = cleaner.compact(one, output, &mut go_on)?.unwrap();
         let old = store.replace(new)?;
         remove_replaced(disk, &old)?;
@@ -278,7 +278,7 @@ fn run(disk: &SimDisk, seed: u64, told: &mut Vec<Kept>) -> Result<()> {
         let now = WallTime(head.0 + round * HOUR / 4);
         if let Some(kept) = Cleaner::new(store.library().now()).thinning(&rule(), now, &[])? {
             told.push(kept.clone());
-            let list = PointsFile::write(disk, GROUP, store.take_number(), kept)?;
+            let list = PointsFile::write(disk, GROUP, store.take_number(SegmentNo(0)), kept)?;
             store.thin(&list)?;
         }
         clean(&mut store, disk, &mut rng)?;
@@ -351,7 +351,7 @@ fn a_lost_manifest_brings_back_nothing_that_is_gone() {
         let cleaner = Cleaner::new(store.library().now());
         let plans = cleaner.everything(|| 3);
         for one in &cleaner.examine(&plans, &mut go_on).unwrap().unwrap() {
-            let output = Output { disk: &disk, number: store.take_number(), salt: entropy(), now };
+            let output = Output { disk: &disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now };
             let new = cleaner.compact(one, output, &mut go_on).unwrap().unwrap();
             let old = store.replace(new).unwrap();
             if !keep_old {
