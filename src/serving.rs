@@ -25,13 +25,14 @@ pub(crate) async fn run(
     let mut signal = pin!(stopped()?);
     let mut answer = client.stream(path, body).await?;
     let mut is_stopping = false;
+    let mut release = release.clone();
     loop {
         let line = tokio::select! {
             line = answer.line() => line?,
             () = &mut signal, if !is_stopping => {
                 is_stopping = true;
                 // Where nothing is served yet there is nothing to end: it goes with this process.
-                if client.post("/v1/release", release).await.is_err() {
+                if client.post("/v1/release", &release).await.is_err() {
                     return Ok(0);
                 }
                 continue;
@@ -42,6 +43,8 @@ pub(crate) async fn run(
         match text(&document, "event") {
             Some("plan") => context.out.say(&plan(&document))?,
             Some("ready") => {
+                // With the port that was chosen.
+                release["where"] = document["where"].clone();
                 let text = told(&document);
                 context.out.result(&document, || text)?;
             }

@@ -65,7 +65,7 @@ pub(super) fn run_unmount(context: &Context, args: &Unmount) -> Outcome {
 }
 
 fn told(ready: &Value) -> String {
-    let dir = text(ready, "dir").unwrap_or("?");
+    let dir = text(ready, "where").unwrap_or("?");
     let volumes: Vec<&str> = list(ready, "volumes").iter().filter_map(Value::as_str).collect();
     let first = if let [_] = volumes[..] { String::new() } else { format!("{}/", volumes.first().unwrap_or(&"?")) };
     format!("{} is mounted: '{dir}/{first}10 minutes ago.img', or ls {dir}", text(ready, "group").unwrap_or("?"))

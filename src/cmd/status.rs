@@ -211,7 +211,11 @@ fn exported(export: &Value) -> String {
     let kind = if text(export, "kind") == Some("mount") { "mount " } else { "export" };
     let Some(at) = export.get("point").filter(|at| at.is_object()) else { return format!("{kind}  {place}") };
     let held = seconds(export.get("held_seconds").and_then(Value::as_f64).unwrap_or(0.0));
-    let mut about = vec![format!("held for {held}"), format!("{} clients", number(export, "clients").unwrap_or(0))];
+    let clients = match number(export, "clients") {
+        Some(1) => "1 client".to_owned(),
+        clients => format!("{} clients", clients.unwrap_or(0)),
+    };
+    let mut about = vec![format!("held for {held}"), clients];
     let scratch = |key: &str| export.get("scratch").and_then(|scratch| number(scratch, key)).map(bytes);
     if let (Some(used), Some(limit)) = (scratch("bytes"), scratch("limit_bytes")) {
         about.push(format!("{used} of {limit} changed"));
@@ -288,7 +292,7 @@ mod tests {
             table(&out, &document),
             "db  live  rpo 250.0 ms\n  lag     p50 1.0 ms, p99 4.0 ms, max 10.0 ms\n  window  A … B\n  \
              spool   0 B of 8.0 GiB\n  limit   400.0 MiB/s\n  store   1.0 KiB\n  volume  db: 4.0 KiB, tap\n  mount   /mnt/t\n  \
-             export  db as of T (seq 7, write) at unix:/t: held for 2.0 s, 1 clients, 4.0 KiB of 8.0 KiB changed\n  gaps    1"
+             export  db as of T (seq 7, write) at unix:/t: held for 2.0 s, 1 client, 4.0 KiB of 8.0 KiB changed\n  gaps    1"
         );
     }
 }

@@ -5,6 +5,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod applications;
+#[path = "../filesystems/database.rs"]
+mod database;
 mod exports;
 mod mounts;
 mod past;

@@ -95,13 +95,13 @@ pub(super) fn open(app: &App, wanted: &Wanted<'_>) -> Result<Arc<Served>> {
 
 async fn run(app: App, request: Request, mut lines: Lines) -> Result<Value> {
     let group = app.groups.by_name(&request.group)?;
-    let place = Place { group: group.id(), kind: Kind::Nbd, location: request.nbd.clone() };
     let opened = {
         let app = app.clone();
         blocking(move || start(&app, &request, &mut lines).map(|export| (export, lines)))
     };
     let (export, mut lines) = opened.await?;
     let export = Arc::new(export);
+    let place = Place { group: group.id(), kind: Kind::Nbd, location: export.address().to_string() };
     let mut holding = app.holdings.add(place, Arc::<NbdExport>::clone(&export));
     lines.event(ready(&export)).await;
     let why = tokio::select! {
@@ -138,7 +138,7 @@ fn start(app: &App, request: &Request, lines: &mut Lines) -> Result<NbdExport> {
 fn ready(export: &NbdExport) -> Value {
     let served = export.served();
     json!({
-        "schema": 1, "event": "ready", "point": point(served.point()), "nbd": export.address().to_string(), "uri": export.uri(),
+        "schema": 1, "event": "ready", "point": point(served.point()), "where": export.address().to_string(), "uri": export.uri(),
         "export": served.volume().name, "size_bytes": served.size_bytes(), "writable": served.is_writable(),
         "scratch_limit_bytes": served.scratch_bytes().map(|(_, limit)| limit),
     })

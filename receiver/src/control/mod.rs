@@ -37,11 +37,9 @@ use crate::drill::Drills;
 use crate::error::{Code, Error, Result};
 use crate::export::Holdings;
 use crate::group::Groups;
-pub(crate) use reply::point;
-
 use crate::retention::Retention;
 pub(crate) use drill::Running;
-pub(crate) use drill::Running;
+pub(crate) use reply::point;
 
 /// What handlers work with.
 #[derive(Clone, Debug)]

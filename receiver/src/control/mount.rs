@@ -51,7 +51,7 @@ async fn run(app: App, request: Request, mut lines: Lines) -> Result<Value> {
     let place = Place { group: group.id(), kind: Kind::Mount, location: location.clone() };
     let mut holding = app.holdings.add(place, past.views);
     let ready = json!({
-        "schema": 1, "event": "ready", "group": request.group, "dir": location, "volumes": past.volumes,
+        "schema": 1, "event": "ready", "group": request.group, "where": location, "volumes": past.volumes,
     });
     lines.event(ready).await;
     let why = tokio::select! {

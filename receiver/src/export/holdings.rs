@@ -10,6 +10,9 @@ use tokio::sync::watch;
 
 use crate::time::rfc3339;
 
+/// Why all of it ends.
+const STOPS: &str = "the receiver stops";
+
 /// Everything that is served, of all groups. A clone is the same.
 #[derive(Clone, Debug, Default)]
 pub struct Holdings {
@@ -20,6 +23,8 @@ pub struct Holdings {
 struct Entries {
     next: u64,
     all: Vec<Entry>,
+    /// Nothing may begin any more.
+    is_stopping: bool,
 }
 
 struct Entry {
@@ -74,8 +79,8 @@ pub trait Views: Send + Sync {
 impl Holdings {
     /// Something is served from now on; until the guard is dropped.
     pub fn add(&self, place: Place, views: Arc<dyn Views>) -> Holding {
-        let (end, ended) = watch::channel(None);
         let mut entries = self.locked();
+        let (end, ended) = watch::channel(entries.is_stopping.then_some(STOPS));
         entries.next += 1;
         let id = entries.next;
         entries.all.push(Entry { id, place, views, end });
@@ -116,8 +121,12 @@ impl Holdings {
 
     /// Ends all of it; returns once it is over.
     pub async fn stop(&self) {
-        let all: Vec<_> = self.locked().all.iter().map(|entry| entry.end.clone()).collect();
-        all.iter().for_each(|end| _ = end.send_replace(Some("the receiver stops")));
+        let all: Vec<_> = {
+            let mut entries = self.locked();
+            entries.is_stopping = true;
+            entries.all.iter().map(|entry| entry.end.clone()).collect()
+        };
+        all.iter().for_each(|end| _ = end.send_replace(Some(STOPS)));
         for end in all {
             end.closed().await;
         }

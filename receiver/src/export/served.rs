@@ -1,6 +1,6 @@
 //! A volume as of a point, as clients get it: over NBD, over FUSE, or both over one scratch.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,6 +13,8 @@ use crate::error::{Code, Error, Result};
 
 /// What is looked at in one go when asked what holds data: an answer takes as much memory as it has extents.
 const WINDOW_BYTES: u64 = 64 << 20;
+/// The same behind a hole: a volume of 16 TiB that is empty is looked through in some hundred milliseconds.
+const WINDOW_BYTES_MAX: u64 = 1 << 30;
 
 /// A run of bytes that hold data, or that are zero and take no room.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,33 +107,42 @@ impl Served {
     /// What of these bytes holds data, from their start on and in order: all of them, unless there are more than `runs_max` runs.
     pub fn runs(&self, bytes: Range<u64>, runs_max: usize) -> Result<Vec<Run>> {
         let mut runs: Vec<Run> = Vec::new();
-        let mut at = bytes.start;
-        while at < bytes.end && runs.len() < runs_max {
-            let window = at..bytes.end.min((at / WINDOW_BYTES + 1) * WINDOW_BYTES);
-            at = window.end;
-            for run in self.runs_within(window)? {
+        self.each_window(bytes, |found| {
+            for run in found {
                 match runs.last_mut() {
                     Some(last) if last.data == run.data => last.bytes.end = run.bytes.end,
                     _ => runs.push(run),
                 }
             }
-        }
+            if runs.len() < runs_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
         runs.truncate(runs_max);
         Ok(runs)
     }
 
     /// The first byte from `offset` on that is data, or that is none; `None`: there is none up to the end.
     pub fn seek(&self, offset: u64, data: bool) -> Result<Option<u64>> {
-        let size = self.size_bytes();
-        let mut at = offset;
-        while at < size {
-            let runs = self.runs(at..size.min((at / WINDOW_BYTES + 1) * WINDOW_BYTES), usize::MAX)?;
-            if let Some(run) = runs.iter().find(|run| run.data == data) {
-                return Ok(Some(run.bytes.start));
+        let mut first = None;
+        self.each_window(offset..self.size_bytes(), |found| {
+            first = found.into_iter().find(|run| run.data == data).map(|run| run.bytes.start);
+            if first.is_none() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        Ok(first)
+    }
+
+    /// Looks at bytes window by window; where there is nothing at all in longer and longer ones.
+    fn each_window(&self, bytes: Range<u64>, mut look: impl FnMut(Vec<Run>) -> ControlFlow<()>) -> Result<()> {
+        let (mut at, mut length) = (bytes.start, WINDOW_BYTES);
+        while at < bytes.end {
+            let window = at..bytes.end.min(at.saturating_add(length));
+            at = window.end;
+            let found = self.runs_within(window)?;
+            length = if found.iter().any(|run| run.data) { WINDOW_BYTES } else { (2 * length).min(WINDOW_BYTES_MAX) };
+            if look(found).is_break() {
+                break;
             }
-            at = runs.last().map_or(size, |run| run.bytes.end);
         }
-        Ok(None)
+        Ok(())
     }
 
     fn runs_within(&self, bytes: Range<u64>) -> Result<Vec<Run>> {
@@ -206,3 +217,7 @@ impl Below for Base {
 fn sectors_around(bytes: &Range<u64>) -> (u64, u64) {
     (bytes.start / SECTOR_BYTES * SECTOR_BYTES, bytes.end.next_multiple_of(SECTOR_BYTES))
 }
+
+#[cfg(test)]
+#[path = "served_tests.rs"]
+mod tests;

@@ -18,6 +18,8 @@ mod node;
 mod past;
 mod reply;
 mod session;
+#[cfg(test)]
+mod tests;
 mod writable;
 
 use std::path::{Path, PathBuf};
