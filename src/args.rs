@@ -106,6 +106,13 @@ pub(crate) enum Verb {
                             backspool rollback db --at mark:before-upgrade --live\n  \
                             backspool rollback db --undo --live")]
     Rollback(Rollback),
+    /// Show what differs between two points: how much of each volume, and with --map where
+    ///
+    /// Contents are compared, in blocks of 4 KiB: what was written with what was there before does not differ. Beyond its end a volume
+    /// reads as zeroes. The two points may be in either order.
+    #[command(after_help = "Examples:\n  backspool diff db --from '1 hour ago' --to latest\n  \
+                            backspool diff db/data --from mark:before-upgrade --to now --map")]
+    Diff(Diff),
     /// Serve a volume as it was at an instant over NBD, until stopped
     ///
     /// What clients see does not change while replication goes on. With --writable their changes are kept in a scratch, and are gone with
@@ -124,13 +131,14 @@ pub(crate) enum Verb {
     /// Take off what `mount` has mounted, also after its receiver was killed
     #[command(after_help = "Example:\n  backspool unmount /mnt/then")]
     Unmount(Unmount),
-    /// Show what differs between two points: how much of each volume, and with --map where
+    /// Run a command on a volume as it was, as after a restore, and measure how long that takes
     ///
-    /// Contents are compared, in blocks of 4 KiB: what was written with what was there before does not differ. Beyond its end a volume
-    /// reads as zeroes. The two points may be in either order.
-    #[command(after_help = "Examples:\n  backspool diff db --from '1 hour ago' --to latest\n  \
-                            backspool diff db/data --from mark:before-upgrade --to now --map")]
-    Diff(Diff),
+    /// The command finds a writable view of the point: in $BACKSPOOL_IMAGE as a regular file, in $BACKSPOOL_NBD as an NBD URI. What it
+    /// changes is gone with the view, which ends with the command. What it says goes to stderr. The result, with the time until the first
+    /// verified byte, is kept and shown by `status`. Replication goes on meanwhile. Exit 14 if the command fails.
+    #[command(after_help = "Examples:\n  backspool drill db --at latest --run 'e2fsck -fn \"$BACKSPOOL_IMAGE\"'\n  \
+                            backspool drill db --at '1 hour ago' --timeout 10m --run 'nbdinfo \"$BACKSPOOL_NBD\"'")]
+    Drill(Drill),
     /// Let the receiver write to the source for a while: a live rollback; run it on the source's machine
     #[command(after_help = "Examples:\n  backspool allow db --for 10m\n  backspool allow db --for 0s")]
     Allow(Allow),
@@ -406,6 +414,26 @@ pub(crate) struct Allow {
     pub(crate) time: String,
 }
 
+/// `diff`
+#[derive(Args, Debug)]
+pub(crate) struct Diff {
+    /// Which group, or which of its volumes
+    #[arg(value_name = "GROUP[/VOLUME]")]
+    pub(crate) target: String,
+    /// The one instant: the newest point not after it
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    pub(crate) from: String,
+    /// The other instant
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    pub(crate) to: String,
+    /// The points nearest to instants that are not covered
+    #[arg(long)]
+    pub(crate) nearest: bool,
+    /// Where: offset and length of each run of blocks that differ, in bytes
+    #[arg(long)]
+    pub(crate) map: bool,
+}
+
 /// `export`
 #[derive(Args, Debug)]
 pub(crate) struct Export {
@@ -454,24 +482,27 @@ pub(crate) struct Unmount {
     pub(crate) force: bool,
 }
 
-/// `diff`
+/// `drill`
 #[derive(Args, Debug)]
-pub(crate) struct Diff {
+pub(crate) struct Drill {
     /// Which group, or which of its volumes
     #[arg(value_name = "GROUP[/VOLUME]")]
     pub(crate) target: String,
-    /// The one instant: the newest point not after it
+    /// The instant: the newest point not after it
     #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
-    pub(crate) from: String,
-    /// The other instant
-    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
-    pub(crate) to: String,
-    /// The points nearest to instants that are not covered
+    pub(crate) at: String,
+    /// The point nearest to an instant that is not covered
     #[arg(long)]
     pub(crate) nearest: bool,
-    /// Where: offset and length of each run of blocks that differ, in bytes
-    #[arg(long)]
-    pub(crate) map: bool,
+    /// What is run, by /bin/sh; 0 is a success
+    #[arg(long, value_name = "CMD")]
+    pub(crate) run: String,
+    /// How long it may take; then it is ended, and has failed [default: for ever]
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) timeout: Option<String>,
+    /// How much it may change; beyond, writes fail [default: 10GiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) scratch_size: Option<String>,
 }
 
 /// `retention`

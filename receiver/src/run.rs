@@ -20,7 +20,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use crate::catalog::{Catalog, StoreDir, StoreId};
-use crate::control::{self, App, socket};
+use crate::control::{self, App, Running, socket};
+use crate::drill::{Drills, Stage, stage_dir};
 use crate::error::{Error, Result};
 use crate::export::{Holdings, Scratch, scratch_dir};
 use crate::group::Groups;
@@ -76,13 +77,16 @@ pub async fn serve(
     let listen = endpoint.local_addr()?;
     let (stop_control, stopped) = oneshot::channel::<()>();
     let holdings = Holdings::default();
-    let router = control::router(App {
+    let app = App {
         groups: Arc::clone(&groups),
-        retention: Arc::clone(&retention),
         holdings: holdings.clone(),
+        drills: Drills::open(groups.catalog().dir().path())?,
+        running: Running::default(),
+        retention: Arc::clone(&retention),
         id,
         listen,
-    });
+    };
+    let router = control::router(app);
     let control = tokio::spawn(async move {
         let until = async { drop(stopped.await) };
         axum::serve(listener, router).with_graceful_shutdown(until).await
@@ -117,6 +121,7 @@ async fn open(dir: PathBuf, images: bool) -> Result<(Arc<Groups>, Identity)> {
     let opened = tokio::task::spawn_blocking(move || {
         let dir = StoreDir::open(&dir, StoreId(link::random()))?;
         Scratch::clear(&scratch_dir(dir.path()))?;
+        Stage::clear(&stage_dir(dir.path()));
         let identity = Identity::open(&dir.path().join("identity"))?;
         let groups = Groups::open(Catalog::open(dir)?, images)?;
         Ok((Arc::new(groups), identity))

@@ -4,6 +4,7 @@ mod allow;
 mod completions;
 mod demo;
 mod diff;
+mod drill;
 mod explain;
 mod export;
 mod invite;
@@ -63,10 +64,11 @@ pub(crate) fn run(cli: Cli, out: Output) -> Outcome {
         Verb::Allow(args) => wait(allow::run(&context, &args)),
         Verb::Restore(args) => wait(restore::run(&context, &args)),
         Verb::Rollback(args) => wait(rollback::run(&context, &args)),
+        Verb::Drill(args) => wait(drill::run(&context, &args)),
+        Verb::Diff(args) => wait(diff::run(&context, &args)),
         Verb::Export(args) => wait(export::run(&context, &args)),
         Verb::Mount(args) => wait(mount::run(&context, &args)),
         Verb::Unmount(args) => mount::run_unmount(&context, &args),
-        Verb::Diff(args) => wait(diff::run(&context, &args)),
         Verb::Retention(args) => wait(retention::run(&context, &args)),
         Verb::Verify(args) => wait(verify::run(&context, &args)),
         Verb::Completions(args) => completions::run(&context, &args),

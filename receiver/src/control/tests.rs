@@ -40,6 +40,8 @@ impl Api {
             groups: Arc::clone(&groups),
             retention: Arc::clone(&retention),
             holdings: Holdings::default(),
+            drills: Drills::open(&dir.path().join("store")).unwrap(),
+            running: Running::default(),
             id: ReceiverId(Pin([2; 32])),
             listen,
         };
