@@ -19,6 +19,7 @@ mod limit;
 mod live;
 mod quic;
 mod reports;
+mod share;
 pub mod state;
 pub mod window;
 
