@@ -16,6 +16,10 @@ lint:
 demo:
     cargo run --release -- demo
 
+# Every planted mistake; `just check` takes a third, and what the last changes touch.
+planted:
+    tests/planted.sh
+
 # Ten million crash states instead of a hundred thousand.
 crash-sweep states="10000000":
     BACKSPOOL_CRASH_STATES={{states}} cargo test --release -p journal --lib power_cuts -- --nocapture

@@ -97,18 +97,40 @@ pub(crate) enum Verb {
     Mark(Mark),
     /// Write a volume as it was at an instant
     #[command(after_help = "Examples:\n  backspool restore db --at '10 minutes ago' --to /srv/db-then.img\n  \
-                            backspool restore db --at mark:before-upgrade --to - | nbdcopy - nbd://target")]
+                            backspool restore db --at mark:before-upgrade --to - | nbdcopy - nbd://target\n  \
+                            backspool restore db --since '1 hour ago' --at latest --to /srv/db-then.img")]
     Restore(Restore),
-    /// Take the replica image back to an instant, touching only blocks that differ
+    /// Take the replica image, or with --live the source itself, back to an instant, touching only blocks that differ
     #[command(after_help = "Examples:\n  backspool rollback db --at mark:before-upgrade --dry-run\n  \
-                            backspool rollback db --at 09:15 --yes\n  backspool rollback db --undo --yes")]
+                            backspool rollback db --at 09:15 --yes\n  backspool rollback db --undo --yes\n  \
+                            backspool rollback db --at mark:before-upgrade --live\n  \
+                            backspool rollback db --undo --live")]
     Rollback(Rollback),
+    /// Show what differs between two points: how much of each volume, and with --map where
+    ///
+    /// Contents are compared, in blocks of 4 KiB: what was written with what was there before does not differ. Beyond its end a volume
+    /// reads as zeroes. The two points may be in either order.
+    #[command(after_help = "Examples:\n  backspool diff db --from '1 hour ago' --to latest\n  \
+                            backspool diff db/data --from mark:before-upgrade --to now --map")]
+    Diff(Diff),
+    /// Let the receiver write to the source for a while: a live rollback; run it on the source's machine
+    #[command(after_help = "Examples:\n  backspool allow db --for 10m\n  backspool allow db --for 0s")]
+    Allow(Allow),
     /// Read and check everything that is kept of a group, and mend what is damaged
     ///
     /// Damage is reported and mended: indexes and the replica image are made anew, and what no longer checks out is set aside, so that the
     /// group can go on. Exit 14 if there was any damage, mended or not. It needs no agent, and the group is served meanwhile.
     #[command(after_help = "Examples:\n  backspool verify db\n  backspool verify db --json")]
     Verify(Verify),
+    /// Show or set what is kept of a group, and for how long
+    ///
+    /// Without values: what is kept, and from where each value came. With values: this group's own, over those of the config file. History that
+    /// is not kept any more is thinned within a minute, and its space is freed after that. What is promised is never given up for want of space:
+    /// with a full disk new history is refused. Without any value, here and in the config file, everything is kept.
+    #[command(after_help = "Examples:\n  backspool retention db --explain\n  \
+                            backspool retention db --every-write 24h --every-minute 7d --hourly 30d --dry-run\n  \
+                            backspool retention db --trust-clock")]
+    Retention(Retention),
     /// Print a completion script
     #[command(after_help = "Example:\n  backspool completions bash > /etc/bash_completion.d/backspool")]
     Completions(Completions),
@@ -319,6 +341,10 @@ pub(crate) struct Restore {
     /// The instant: the newest point not after it
     #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
     pub(crate) at: String,
+    /// The image is there already, as of this instant: it is verified to be, then only what changed is written into it. A call that was
+    /// interrupted is carried on by the same call
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true, conflicts_with = "force")]
+    pub(crate) since: Option<String>,
     /// The point nearest to an instant that is not covered
     #[arg(long)]
     pub(crate) nearest: bool,
@@ -344,6 +370,67 @@ pub(crate) struct Rollback {
     /// The point nearest to an instant that is not covered
     #[arg(long)]
     pub(crate) nearest: bool,
+    /// The source itself, through its agent, which must have been told `allow`
+    #[arg(long)]
+    pub(crate) live: bool,
+    /// Even while clients are attached to the tap: they are put out, and must not use again what they have mounted or cached
+    #[arg(long, requires = "live")]
+    pub(crate) force_attached: bool,
+}
+
+/// `allow`
+#[derive(Args, Debug)]
+pub(crate) struct Allow {
+    /// Which group
+    pub(crate) group: String,
+    /// For how long from now on, at most a day; `0s`: not any more
+    #[arg(long = "for", value_name = "DURATION")]
+    pub(crate) time: String,
+}
+
+/// `diff`
+#[derive(Args, Debug)]
+pub(crate) struct Diff {
+    /// Which group, or which of its volumes
+    #[arg(value_name = "GROUP[/VOLUME]")]
+    pub(crate) target: String,
+    /// The one instant: the newest point not after it
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    pub(crate) from: String,
+    /// The other instant
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    pub(crate) to: String,
+    /// The points nearest to instants that are not covered
+    #[arg(long)]
+    pub(crate) nearest: bool,
+    /// Where: offset and length of each run of blocks that differ, in bytes
+    #[arg(long)]
+    pub(crate) map: bool,
+}
+
+/// `retention`
+#[derive(Args, Debug)]
+pub(crate) struct Retention {
+    /// Which group
+    pub(crate) group: String,
+    /// How long every write is a point
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) every_write: Option<String>,
+    /// How long the last point of each minute is kept
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) every_minute: Option<String>,
+    /// How long the last point of each hour is kept
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) hourly: Option<String>,
+    /// How long marks are kept; locked ones are until their lock ends
+    #[arg(long, value_name = "DURATION")]
+    pub(crate) marks: Option<String>,
+    /// Also what it comes to: points, bytes that nobody can see, bytes written to free others
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Say that the receiver's clock is right although it jumped, as after the machine was switched off: history expires again
+    #[arg(long)]
+    pub(crate) trust_clock: bool,
 }
 
 /// `verify`

@@ -12,6 +12,18 @@ use crate::units::bytes;
 ///
 /// The plan is for people, on stdout; programs find the point in the result.
 pub(crate) async fn run(context: &Context, client: &Client, path: &str, body: &Value) -> Result<Value, Failure> {
+    // A newer receiver may tell more than this client knows.
+    run_with(context, client, path, body, |_| Ok(())).await
+}
+
+/// The same; `part` gets what else it tells.
+pub(crate) async fn run_with(
+    context: &Context,
+    client: &Client,
+    path: &str,
+    body: &Value,
+    mut part: impl FnMut(&Value) -> Result<(), Failure>,
+) -> Result<Value, Failure> {
     // Where the bytes themselves go to stdout, the plan goes beside them.
     let plan = |document: &Value| match plan(document) {
         Some(plan) if text(body, "to") != Some("-") => context.out.say(&plan),
@@ -31,8 +43,7 @@ pub(crate) async fn run(context: &Context, client: &Client, path: &str, body: &V
                 bar.set_length(number(&document, "bytes_total").unwrap_or(0));
                 bar.set_position(number(&document, "bytes_done").unwrap_or(0));
             }
-            // A newer receiver may tell more than this client knows.
-            Some(_) => {}
+            Some(_) => bar.suspend(|| part(&document))?,
             None => last = Some(document),
         }
     }
@@ -44,6 +55,7 @@ pub(crate) async fn run(context: &Context, client: &Client, path: &str, body: &V
 fn plan(document: &Value) -> Option<String> {
     let at = document.get("point").filter(|at| at.is_object())?;
     let mut parts = vec![format!("point {}", point(at))];
+    parts.extend(document.get("since").map(|since| format!("from {}", point(since))));
     match (number(document, "bytes_total"), number(document, "blocks_total")) {
         (Some(size), Some(blocks)) => parts.push(format!("{} in {blocks} blocks", bytes(size))),
         (Some(size), None) => parts.push(bytes(size)),

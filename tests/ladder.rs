@@ -1,6 +1,6 @@
 //! The ladder: memory, spool, tracking, resync, live. A small spool, a receiver that stands still or is gone while stamped writes
 //! go on, and back up without a restart of the agent; every instant before and after is judged by the oracle, every one in the gap
-//! is refused; SIGKILL of either side on each rung.
+//! is refused. `kill.rs` has SIGKILL of either side on each rung.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
@@ -114,55 +114,6 @@ fn a_full_spool_opens_a_gap_that_a_resync_closes() {
     assert!(story.cluster.agent_status()["captured"].as_u64() > epochs);
     story.cluster.assert_runs();
     story.end("stood still");
-}
-
-/// The story: the receiver is killed while the spool fills, and while what changed is read again.
-#[test]
-fn a_receiver_may_be_killed_on_every_rung() {
-    let mut story = Story::begin(12, 2000);
-    story.cluster.kill_receiver();
-    story.load.wait_for(200);
-    story.cluster.start_receiver();
-    story.cluster.kill_receiver();
-    story.fill();
-    story.cluster.start_receiver();
-    // Draining, or reading again: wherever it is by now.
-    for pause in [20, 120, 250, 400] {
-        std::thread::sleep(std::time::Duration::from_millis(pause));
-        story.cluster.kill_receiver();
-        story.load.wait_for(100);
-        story.cluster.start_receiver();
-    }
-    story.judge();
-    story.cluster.agent.as_mut().unwrap().assert_runs();
-    story.end("receiver killed");
-}
-
-/// The story: the agent is killed while it spools, tracks, and reads again. What was tracked was in its memory: all is compared.
-#[test]
-fn an_agent_may_be_killed_on_every_rung() {
-    let mut story = Story::begin(13, 2000);
-    for rung in ["spooling", "tracking", "resync"] {
-        story.load.wait_for(200);
-        story.cluster.receiver.as_ref().unwrap().signal(Signal::STOP);
-        match rung {
-            "spooling" => story.load.wait_for(300),
-            _ => story.fill(),
-        }
-        if rung == "resync" {
-            story.cluster.receiver.as_ref().unwrap().signal(Signal::CONT);
-            let begun = || {
-                let state = story.cluster.agent_status()["state"].clone();
-                (state == "resync" || state == "live" || state == "behind").then_some(())
-            };
-            wait_for("resync", begun, || story.cluster.words());
-        }
-        story.cluster.kill_agent();
-        story.cluster.receiver.as_ref().unwrap().signal(Signal::CONT);
-        story.cluster.start_agent();
-        story.judge();
-    }
-    story.end("agent killed");
 }
 
 /// What was agreed to wait for room waits: no gap opens, and the client goes on when there is room.

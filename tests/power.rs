@@ -33,6 +33,8 @@ const LANES: [(&str, &str); 8] = {
 };
 /// Instants judged whenever it is live again, beside the newest point.
 const INSTANTS: u32 = 2;
+/// Of the receiver's power cuts: after so many the replica image is compared.
+const IMAGES_PERCENT: u8 = 15;
 
 /// Whose power was cut, on which file system, and in which state of the agent.
 type Cuts = BTreeMap<(&'static str, String), u32>;
@@ -78,6 +80,8 @@ struct Story {
     rng: Rng,
     cuts: Cuts,
     judged: u32,
+    /// Times that the replica image was compared.
+    images: u32,
 }
 
 /// Whose machine.
@@ -98,7 +102,7 @@ impl Story {
         fill_initial(&cluster.source, &volume).unwrap();
         cluster.protect = ["--spool-size", SPOOL].map(Into::into).to_vec();
         let (rng, cuts) = (Rng::new(seed), Cuts::new());
-        let mut story = Self { disks: Some(disks), load: None, watch: None, cluster, rng, cuts, judged: 0 };
+        let mut story = Self { disks: Some(disks), load: None, watch: None, cluster, rng, cuts, judged: 0, images: 0 };
         story.cluster.start_receiver();
         story.cluster.join();
         story.cut(Whose::Both);
@@ -139,6 +143,11 @@ impl Story {
             let Self { cluster, watch, load, rng, .. } = self;
             let (watch, load) = (watch.as_ref().unwrap(), load.as_ref().unwrap());
             self.judged += judge_window(cluster, watch, rng, INSTANTS, || load.history());
+        }
+        // Now and then nobody writes for a moment: then the replica image is what it says that it is.
+        if whose != Whose::Agent && self.rng.percent(IMAGES_PERCENT) {
+            self.load = self.load.take().map(|load| load.paused(|_| self.cluster.assert_image()));
+            self.images += 1;
         }
     }
 
@@ -199,6 +208,7 @@ impl Story {
     fn end(mut self, lane: u64) {
         let (history, stats) = self.load.take().unwrap().stop();
         let verified = assert_at_rest(&mut self.cluster, history);
+        self.cluster.assert_image();
         self.watch.as_ref().unwrap().check();
         let gaps = self.cluster.gaps().len();
         self.cluster.stop_agent();
@@ -208,9 +218,10 @@ impl Story {
             log.lines().filter(|line| line.contains(what)).count()
         };
         println!(
-            "lane {lane}: {} instants judged, {gaps} gaps, {} MiB verified; journals opened with something to mend: {}; spools that \
+            "lane {lane}: {} instants judged, {} replica images compared, {gaps} gaps, {} MiB verified; journals opened with something to mend: {}; spools that \
              were damaged: {}; receivers that lost what they had said: {}; load {}",
             self.judged,
+            self.images + 1,
             verified["bytes_checked"].as_u64().unwrap() >> 20,
             said("receiver.log", "found while opening the journal"),
             said("agent.log", "the spool is damaged"),

@@ -151,7 +151,7 @@ impl Replay {
     pub(crate) fn add(&mut self, frame: &Frame) {
         let as_of = match frame.header().kind {
             FrameKind::Base { as_of, .. } => as_of,
-            FrameKind::Live { .. } => None,
+            FrameKind::Live { .. } | FrameKind::Compacted => None,
         };
         self.add_as_of(frame, as_of);
     }
@@ -163,6 +163,7 @@ impl Replay {
             let rank = match frame.header().kind {
                 FrameKind::Live { first } => (first.number() + n as u64, 0),
                 FrameKind::Base { .. } => (Seq::encode(as_of), frame.header().number.number()),
+                FrameKind::Compacted => panic!("an agent never makes one"),
             };
             let (volume, extent, data) = match record.body {
                 Body::Write { volume, extent, place } => {

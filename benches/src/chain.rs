@@ -1,9 +1,9 @@
 //! An agent in one struct: gives out the order and closes frames, so that a store can be fed without a process.
 
-use journal::codec::{Body, EpochBegin, FrameKind, VolumeAdd};
+use journal::codec::{Body, EpochBegin, FrameKind, Sealed, VolumeAdd};
 use journal::frame::{Frame, FrameBuilder, FrameSeal};
 use journal::types::{
-    BootId, ChainHead, EpochId, Extent, FrameNo, GroupId, Sectors, Seq, VolumeNo, VolumeUuid, WallTime,
+    BootId, ChainHead, EpochId, Extent, FrameNo, GroupId, ResyncId, Sectors, Seq, VolumeNo, VolumeUuid, WallTime,
 };
 
 /// The group of every benchmark.
@@ -49,9 +49,38 @@ impl Chain {
         self.builder.write(self.time, VOLUME, extent, data);
     }
 
+    /// A base that was empty is whole: from here on every record is a point.
+    pub fn sealed(&mut self) {
+        let sealed = Sealed { resync: ResyncId([255; 16]), head: ChainHead::START, frames: 0 };
+        self.builder.push(self.time, Body::Sealed(sealed));
+    }
+
+    /// A run of the same eight bytes, a microsecond after the last record: an entry of the index without data.
+    ///
+    /// # Panics
+    /// If it is not a run of sectors.
+    pub fn fill(&mut self, offset: u64, bytes: u64, fill: [u8; 8]) {
+        let extent = Extent::of_bytes(offset, bytes).expect("a run of sectors");
+        self.time = WallTime(self.time.0 + 1);
+        self.builder.push(self.time, Body::Pattern { volume: VOLUME, extent, fill });
+    }
+
+    /// Place of the record that was made last.
+    ///
+    /// # Panics
+    /// Never: a chain begins with two.
+    pub fn last(&self) -> Seq {
+        self.next.after(self.builder.records() as u64).before().expect("a chain begins with a record")
+    }
+
     /// Whether the frame has to be closed before anything else is written.
     pub fn is_full(&self) -> bool {
         self.builder.is_full()
+    }
+
+    /// Whether there is nothing in the frame yet.
+    pub fn is_empty(&self) -> bool {
+        self.builder.is_empty()
     }
 
     /// Closes the frame.

@@ -10,6 +10,7 @@ pub mod frame;
 pub mod index;
 pub mod limits;
 pub mod log;
+pub mod retention;
 pub mod store;
 pub mod types;
 pub mod wire;

@@ -26,8 +26,16 @@ pub const FRAME_TABLES_BYTES: usize = 16 * FRAME_UNITS + 4 * FRAME_CRCS + 48 * F
 pub const FRAME_BYTES: usize = 256 + FRAME_TABLES_BYTES + FRAME_PAYLOAD_BYTES;
 /// A name of a group, volume or mark.
 pub const NAME_BYTES: usize = 64;
+/// Points listed where history was thinned: one a minute for nearly two years. 24 MiB.
+pub const KEPT_POINTS: usize = 1 << 20;
+/// Records of a compacted frame: with their ranks they take no more than those of another.
+pub const COMPACTED_RECORDS: usize = FRAME_RECORDS * 48 / 60;
 /// Runs of extents in one answer about what changed: 32 KiB.
 pub const CHANGED_RUNS: usize = 4096;
+/// Data in one message of a live rollback: long writes, little memory.
+pub const ROLLBACK_DATA_BYTES: usize = 1024 * 1024;
+/// Zeroes in one message of a live rollback: some files are all holes, and the tap holds the range meanwhile.
+pub const ROLLBACK_ZERO_BYTES: u32 = 64 * 1024 * 1024;
 /// Volumes in a group: a bound on what a hostile peer can make us remember.
 pub const GROUP_VOLUMES: u32 = 256;
 /// Content of a segment before it is sealed. Small enough that its index is built and checked in milliseconds.
@@ -36,6 +44,10 @@ pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 pub const MANIFEST_BYTES: u64 = 512 * 4 * 1024 * 1024;
 /// Footer of a segment: an entry for each sector written would be this much.
 pub const FOOTER_BYTES: u64 = 512 * 1024 * 1024;
+/// Segments that one merged run covers: as many as a manifest names, about.
+pub const RUN_SOURCES: u32 = 1 << 20;
+/// Guide pages of one merged run: 10^11 entries.
+pub const RUN_GUIDES: u32 = 1 << 20;
 
 const _: () = assert!(FRAME_BYTES < 2 * 1024 * 1024);
 const _: () = assert!(NAME_BYTES < NOTE_BYTES && NOTE_BYTES < FRAME_NOTES_BYTES);

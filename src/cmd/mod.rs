@@ -1,7 +1,9 @@
 //! One file per verb.
 
+mod allow;
 mod completions;
 mod demo;
+mod diff;
 mod explain;
 mod invite;
 mod join;
@@ -10,6 +12,7 @@ mod mark;
 mod points;
 mod protect;
 mod restore;
+mod retention;
 mod rollback;
 mod serve;
 mod status;
@@ -55,8 +58,11 @@ pub(crate) fn run(cli: Cli, out: Output) -> Outcome {
         Verb::Status(args) => wait(status::run(&context, &args)),
         Verb::Points(args) => wait(points::run(&context, &args)),
         Verb::Mark(args) => wait(mark::run(&context, &args)),
+        Verb::Allow(args) => wait(allow::run(&context, &args)),
         Verb::Restore(args) => wait(restore::run(&context, &args)),
         Verb::Rollback(args) => wait(rollback::run(&context, &args)),
+        Verb::Diff(args) => wait(diff::run(&context, &args)),
+        Verb::Retention(args) => wait(retention::run(&context, &args)),
         Verb::Verify(args) => wait(verify::run(&context, &args)),
         Verb::Completions(args) => completions::run(&context, &args),
         Verb::Man(args) => man::run(&context, &args),

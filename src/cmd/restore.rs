@@ -25,6 +25,12 @@ pub(super) async fn run(context: &Context, args: &Restore) -> Outcome {
         "at": at, "nearest": args.nearest, "to": destination(&args.to)?, "force": args.force,
         "dry_run": context.global.dry_run || stdout,
     });
+    if let Some(since) = &args.since {
+        if stdout {
+            return Err(Failure::argument("--since is for an image that is there").advise("--to PATH, or no --since"));
+        }
+        body["since"] = json!(context.when(since)?);
+    }
     if stdout && !context.global.dry_run {
         if std::io::stdout().is_terminal() {
             return Err(Failure::argument("an image does not belong on a terminal").advise("--to - | some-command"));

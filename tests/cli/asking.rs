@@ -174,6 +174,58 @@ fn restore_to_stdout_is_bytes_there_and_the_document_on_stderr() {
 }
 
 #[test]
+fn restore_into_an_image_that_is_there_names_both_points() {
+    let mut plan =
+        json!({"event": "plan", "since": point(3), "point": point(7), "bytes_total": 8192, "blocks_total": 2});
+    plan["target"] = json!("/t");
+    let peer = Peer::answering(vec![Reply::lines(&[plan, restored()])]);
+    let call = good(peer.call(&["restore", "db", "--since", "seq:3", "--at", "latest", "--to", "/t"]));
+    let expect = "plan: point 2026-11-20T10:15:32.000000Z (seq 7, write), from 2026-11-20T10:15:32.000000Z (seq 3, write), \
+                  8.0 KiB in 2 blocks, to /t\n";
+    assert!(call.stdout.starts_with(expect), "{}", call.stdout);
+    let body = json!({"group": "db", "volume": null, "at": "latest", "nearest": false, "to": "/t", "force": false,
+        "dry_run": false, "since": "seq:3"});
+    assert_eq!(peer.asked(), [asked("POST", "/v1/restore", body)]);
+    for more in [["--to", "/t", "--force"].as_slice(), &["--to", "-"]] {
+        let call = peer.call(&[&["restore", "db", "--since", "seq:3", "--at", "latest"], more].concat());
+        assert_eq!(call.exit, 2, "{more:?}: {}", call.stderr);
+    }
+    assert_eq!(peer.asked().len(), 1, "neither was asked for");
+}
+
+#[test]
+fn diff_is_a_summary_and_with_map_the_extents() {
+    let volume = |name: &str| json!({"name": name, "from_bytes": 1 << 20, "to_bytes": 1 << 20, "bytes": 12288, "blocks": 3, "extents_total": 2});
+    let result = |volumes: Vec<Value>| json!({"schema": 1, "from": point(3), "to": point(7), "bytes": 12288, "blocks": 3, "extents_total": 2, "volumes": volumes, "seconds": 0.5});
+    let map = |name: &str, extents: Value| json!({"event": "extents", "volume": name, "extents": extents});
+    let summary = Reply::lines(&[json!({"event": "plan", "bytes_total": 1 << 20}), result(vec![volume("a")])]);
+    let mapped =
+        Reply::lines(&[map("a", json!([[0, 4096]])), map("a", json!([[8192, 8192]])), result(vec![volume("a")])]);
+    let two = [map("a", json!([[0, 4096]])), map("b", json!([[0, 8192]])), result(vec![volume("a"), volume("b")])];
+    let peer = Peer::answering(vec![summary.clone(), summary, mapped.clone(), mapped, Reply::lines(&two)]);
+    let args = ["diff", "db", "--from", "-1h", "--to", "latest"];
+    let said = "db from 2026-11-20T10:15:32.000000Z (seq 3, write) to 2026-11-20T10:15:32.000000Z (seq 7, write): \
+                12.0 KiB in 3 blocks, 2 extents, 1.17 % of 1.0 MiB differ\n";
+    assert_eq!(good(peer.call(&args)).stdout, said);
+    let document = good(peer.call(&[&args[..], &["--json"]].concat())).document();
+    assert_eq!((&document["bytes"], &document["extents"]), (&json!(12288), &json!([])));
+    let text = good(peer.call(&[&args[..], &["--map"]].concat())).stdout;
+    assert_eq!(text, format!("               0         4096  a\n            8192         8192  a\n{said}"));
+    let extent = |offset: u64, length: u64, volume: &str| json!({"offset_bytes": offset, "length_bytes": length, "volume": volume});
+    let document = good(peer.call(&[&args[..], &["--map", "--json"]].concat())).document();
+    assert_eq!(document["extents"], json!([extent(0, 4096, "a"), extent(8192, 8192, "a")]));
+    let document = good(peer.call(&[&args[..], &["--map", "--json"]].concat())).document();
+    assert_eq!(document["extents"], json!([extent(0, 4096, "a"), extent(0, 8192, "b")]));
+    assert_eq!(document["to"], point(7));
+    let bodies: Vec<Value> = peer.asked().into_iter().map(|asked| asked.body).collect();
+    assert!(bodies[0]["from"].as_str().unwrap().starts_with('@') && bodies[0]["volume"].is_null(), "{bodies:?}");
+    assert_eq!(
+        bodies.iter().map(|body| body["map"] == json!(true)).collect::<Vec<_>>(),
+        [false, false, true, true, true]
+    );
+}
+
+#[test]
 fn rollback_is_told_what_to_do() {
     let peer = Peer::answering(vec![restoring()]);
     let call = good(peer.call(&["rollback", "db", "--at", "seq:7", "--yes"]));

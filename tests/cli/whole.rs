@@ -236,7 +236,19 @@ fn documents_have_the_keys_that_programs_rely_on() {
     has_keys(&restored, &[&["blake3.data"], &written[..]].concat());
     has_keys(&machine.good(&["rollback", "db", "--at", "mark:here", "--yes"]), &written);
     has_keys(&machine.good(&["rollback", "db", "--undo", "--yes"]), &written);
+    write(&machine.path("state/data.sock"), 4096, &[2; 8192]);
+    machine.good(&["mark", "db", "there"]);
+    let into = ["restore", "db", "--since", "mark:here", "--at", "mark:there", "--to", out.to_str().unwrap()];
+    let into = machine.good(&into);
+    has_keys(&into, &[&["blake3.data", "since.seq"], &written[..]].concat());
+    assert_eq!(into["bytes_written"], json!(8192));
+    let differ = machine.good(&["diff", "db", "--from", "mark:here", "--to", "mark:there", "--map"]);
+    has_keys(&differ, &["schema", "from.seq", "from.time", "to.seq", "to.time", "bytes", "blocks", "extents_total"]);
+    has_keys(&differ, &["extents.*.offset_bytes", "extents.*.length_bytes", "volumes.*.name", "volumes.*.bytes"]);
+    assert_eq!(differ["extents"], json!([{"offset_bytes": 4096, "length_bytes": 8192, "volume": "data"}]));
+    assert_eq!(machine.good(&["status"])["groups"][0]["last_verified"], Value::Null);
     let verified = machine.good(&["verify", "db"]);
+    assert!(machine.good(&["status"])["groups"][0]["last_verified"].is_string());
     has_keys(&verified, &["schema", "ok", "bytes_checked", "findings"]);
     assert_eq!(verified["findings"], json!([]));
 

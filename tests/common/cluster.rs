@@ -327,6 +327,18 @@ impl Cluster {
         assert_equal(&self.image("latest"), &fs::read(&self.source).unwrap());
     }
 
+    /// The replica image is the newest point, once it has caught up; nobody writes meanwhile.
+    #[track_caller]
+    pub(crate) fn assert_image(&mut self) {
+        self.settle();
+        let durable = || self.look().filter(|status| status["rpo_seconds"].as_f64() == Some(0.0));
+        let durable = wait_for("all durable", durable, || self.words())["receivers"][0]["durable"].as_u64();
+        let applied = || self.look().filter(|status| status["receivers"][0]["applied"].as_u64() >= durable);
+        let status = wait_for("applied", applied, || self.words());
+        let image = fs::read(status["volumes"][0]["image"].as_str().unwrap()).unwrap();
+        assert_equal(&image, &self.image("latest"));
+    }
+
     /// Oldest and newest covered instant.
     #[track_caller]
     pub(crate) fn window(&self) -> (u64, u64) {

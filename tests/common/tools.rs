@@ -116,12 +116,18 @@ impl Mounted {
         Self { dir }
     }
 
+    /// The same, with options.
+    #[track_caller]
+    pub(crate) fn with(fs: &str, device: &Path, dir: PathBuf, options: &str) -> Self {
+        std::fs::create_dir_all(&dir).unwrap();
+        run(&["mount", "-t", fs, "-o", options, device.to_str().unwrap(), dir.to_str().unwrap()]);
+        Self { dir }
+    }
+
     /// Of a device, or with `loop` among the options of a file.
     #[track_caller]
     pub(crate) fn new(what: &Path, dir: PathBuf, options: &str) -> Self {
-        std::fs::create_dir_all(&dir).unwrap();
-        run(&["mount", "-t", "ext4", "-o", options, what.to_str().unwrap(), dir.to_str().unwrap()]);
-        Self { dir }
+        Self::with("ext4", what, dir, options)
     }
 }
 

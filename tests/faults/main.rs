@@ -11,6 +11,7 @@ mod device;
 mod errors;
 mod failing;
 mod pairs;
+mod reserve;
 mod source;
 mod source_errors;
 mod space;

@@ -4,7 +4,10 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
+use oracle::Micros;
 use rustix::process::Signal;
 
 use crate::common::cluster::{Cluster, at, random};
@@ -104,6 +107,55 @@ fn an_agent_on_a_full_disk_marks_stops_and_starts_as_ever() {
     cluster.assert_same();
     fs::remove_file(filler).unwrap();
     wait_kept(&cluster, &cluster.state);
+    cluster.stop_agent();
+    cluster.stop_receiver();
+}
+
+/// The story: an agent is killed while it holds what no receiver has, somebody takes all of its disk, the reserve too, and it is
+/// started. What it held is sent; what it cannot record it tracks, and says why.
+#[test]
+fn an_agent_that_starts_on_a_full_disk_keeps_its_spool() {
+    let mut cluster = Cluster::new();
+    blank(&cluster.path("disk.img"), 96 << 20);
+    let Some(disk) = Loop::on(&cluster.path("disk.img")) else { return };
+    let mounted = Mounted::ext4(&disk.device, cluster.path("mnt"));
+    cluster.state = mounted.dir.join("state");
+    fs::write(&cluster.source, random(1, SIZE)).unwrap();
+    cluster.begin();
+    cluster.settle();
+    wait_kept(&cluster, &cluster.state);
+    let gaps = cluster.gaps().len();
+
+    cluster.kill_receiver();
+    cluster.write(0, &random(40, BLOCK));
+    let (then, held) = (Micros::now().0, fs::read(&cluster.source).unwrap());
+    // Later than that by any clock.
+    thread::sleep(Duration::from_millis(5));
+    cluster.write(BLOCK as u64, &random(41, BLOCK));
+    let is_spooled = || (cluster.agent_status()["spool"]["bytes"].as_u64() >= Some(2 << 20)).then_some(());
+    wait_for("spooled", is_spooled, || cluster.agent_status().to_string());
+    cluster.kill_agent();
+    let reserve = cluster.state.join("reserve");
+    File::options().write(true).open(&reserve).unwrap().set_len(0).unwrap();
+    let filler = fill(&mounted.dir);
+    cluster.start_agent();
+    let tracks = || (cluster.agent_status()["state"] == "tracking").then_some(());
+    wait_for("tracking", tracks, || cluster.words());
+    let why = cluster.agent_status()["why"].clone();
+    assert!(why.as_str().is_some_and(|why| why.contains("full")), "{why}");
+    cluster.write(2 * BLOCK as u64, &random(42, BLOCK));
+    cluster.start_receiver();
+    let is_sent = || cluster.look().filter(|status| status["window"]["to"].is_string() && cluster.window().1 >= then);
+    wait_for("what was spooled", is_sent, || cluster.words());
+    assert!(cluster.image(&at(then)) == held, "what was spooled before is history");
+
+    fs::remove_file(filler).unwrap();
+    cluster.settle();
+    cluster.assert_same();
+    assert!(cluster.image(&at(then)) == held);
+    assert_eq!(cluster.gaps().len(), gaps + 1);
+    let log = fs::read_to_string(cluster.path("agent.log")).unwrap();
+    assert!(!log.contains("the spool is damaged"), "{log}");
     cluster.stop_agent();
     cluster.stop_receiver();
 }

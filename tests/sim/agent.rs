@@ -1,4 +1,4 @@
-//! The agent: capture, spool, base and sender of one group with one volume, stepped by the world.
+//! The agent: capture, spool, logs of what is hot, base and sender of one group, stepped by the world.
 //!
 //! What it decides is the product's; here is only what drives it, as `run`, `sender::live` and `sender::base` do with threads and QUIC.
 
@@ -11,8 +11,9 @@ use agent::base::{Answer, BaseReader, BaseSpec, BaseVolume, Hashes, Known, Reads
 use agent::capture::{Capture, Lost, Terms};
 use agent::hot::Left;
 use agent::run::lineage::{Said, go_on, is_lost};
-use agent::run::opening::{Told, declare, parent, wanted};
+use agent::run::opening::{LastRun, Told, Verdict, declare, left, parent, wanted};
 use agent::run::rungs::{self, Climb, Rung, again, parts, rung};
+use agent::run::unread::unread;
 use agent::sender::compare::{of_blocks, of_pages};
 use agent::sender::state::{Next, Stream as Sending};
 use agent::sender::window::{Facts as BaseFacts, Step, Window};
@@ -22,34 +23,40 @@ use agent::state::{Action, Facts, GroupState, OpenedEpoch, Stopped, Volume, plan
 use agent::tap::Tap;
 use journal::codec::{Body, Gap, GapReason, Sealed};
 use journal::disk::sim::Rng;
-use journal::error::{Error, Result};
+use journal::error::{Error, ErrorKind, Result};
 use journal::frame::Frame;
 use journal::log::LogOptions;
 use journal::store::View;
 use journal::types::{
-    BootId, ChainHead, Durable, EpochId, Extent, GroupId, Hash, Head, ResyncId, Seq, VolumeNo, VolumeUuid,
+    BootId, ChainHead, Durable, EpochId, Extent, GroupId, Hash, Head, ResyncId, Sectors, Seq, VolumeNo, VolumeUuid,
 };
-use journal::wire::RebaseReason;
+use journal::wire::{Message, RebaseReason};
 use receiver::session::compare::{hashes, pages};
 
 use crate::client::Client;
 use crate::disk::Machine;
+use crate::hot::{Asking, Crash, HotLogs};
+use crate::layout::{Layout, Window as Place};
 use crate::source::{SimReads, Source};
 use crate::time::{Clocks, entropy};
 
-pub(crate) const VOLUME: VolumeNo = VolumeNo(0);
-const NAME: &str = "vol0";
 const BLOCK_BYTES: u64 = agent::base::BLOCK_BYTES;
 
 /// What a host has, whether the agent runs or not.
 #[derive(Debug)]
 pub(crate) struct Host {
     pub(crate) clocks: Arc<Clocks>,
-    pub(crate) source: Arc<Source>,
+    pub(crate) layout: Layout,
+    /// By volume.
+    pub(crate) sources: Vec<Arc<Source>>,
     /// Where the spool is.
     pub(crate) machine: Machine,
+    /// Where the logs of what is hot are; `None`: the sources are of a kind that has none.
+    pub(crate) hot: Option<Machine>,
     /// What the state file says.
     pub(crate) state: GroupState,
+    /// Volumes of which the last stop took a proof, and whether anything happened to them since.
+    pub(crate) proofs: BTreeMap<VolumeNo, bool>,
     pub(crate) client: Arc<Mutex<Client>>,
     pub(crate) limit_bytes: u64,
     pub(crate) segment_bytes: u64,
@@ -64,17 +71,20 @@ pub(crate) struct Agent {
     /// The end of what the receiver has, as far as this process heard.
     pub(crate) durable: Option<Head>,
     pub(crate) session: Option<Session>,
+    /// What an unclean end left, until the receiver was met.
+    pub(crate) crash: Option<Crash>,
 }
 
 /// What a rebase replaces.
 #[derive(Debug)]
 pub(crate) struct Run {
     pub(crate) epoch: EpochId,
-    parent: Option<Head>,
+    pub(crate) parent: Option<Head>,
     pub(crate) spool: Option<Spool>,
     spooler: Option<Spooler>,
     pub(crate) capture: Arc<Capture>,
     pub(crate) stage: Stage,
+    pub(crate) hot: HotLogs,
     compared_with: Option<Seq>,
 }
 
@@ -100,7 +110,8 @@ pub(crate) struct Base {
 /// The view that a base is compared with: the receiver's, while there is a session.
 type Theirs = Arc<Mutex<Option<Arc<View>>>>;
 
-struct Asked(Theirs);
+/// Asks only where anybody ever writes.
+struct Asked(Theirs, Vec<Place>);
 
 /// The agent's end of a connection.
 #[derive(Debug)]
@@ -109,8 +120,20 @@ pub(crate) struct Session {
     pub(crate) stream: Sending,
     /// The group is open.
     pub(crate) is_open: bool,
+    /// The receiver can say what it changed.
+    pub(crate) can_say: bool,
+    /// It is being asked.
+    pub(crate) asking: Option<Asking>,
     /// The base that was opened on it; whether the receiver answered.
     pub(crate) base: Option<(ResyncId, bool)>,
+}
+
+/// What is to be said and read of a volume.
+struct Subject {
+    number: VolumeNo,
+    action: Action,
+    left: Left,
+    hot: Left,
 }
 
 impl fmt::Debug for Base {
@@ -129,8 +152,20 @@ impl Asked {
 impl Hashes for Asked {
     fn blocks(&mut self, volume: VolumeNo, extent: Extent) -> Result<Answer<Vec<Option<Hash>>>> {
         let (first, blocks) = (extent.byte() / BLOCK_BYTES, extent.bytes().div_ceil(BLOCK_BYTES));
-        let found = hashes(&*self.view()?, volume, first, blocks as u32).map_err(Error::from)?;
-        Ok(Box::new(move || Ok(of_blocks(extent, &found))))
+        let view = self.view()?;
+        let mut all = Vec::new();
+        for block in first..first + blocks {
+            let (from, to) = (block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
+            let is_used = |place: &Place| place.volume == volume && place.at < to && from < place.at + place.bytes;
+            if !self.1.iter().any(is_used) {
+                all.push(None);
+                continue;
+            }
+            let found = hashes(&view, volume, block, 1).map_err(Error::from)?;
+            let bytes = (extent.byte() + extent.bytes()).min(to) - from;
+            all.extend(of_blocks(Extent::of_bytes(from, bytes).unwrap(), &found));
+        }
+        Ok(Box::new(move || Ok(all)))
     }
 
     fn pages(&mut self, volume: VolumeNo, blocks: &[Extent]) -> Result<Answer<Option<Vec<Option<Hash>>>>> {
@@ -156,55 +191,99 @@ impl Host {
             durable: None,
             place: None,
             stopped: None,
+            rollback: None,
         }
     }
 
-    /// `Group::start`: finds what the last run left, and begins to capture. `unchanged`: nobody wrote since a clean stop.
-    pub(crate) fn start(&mut self, unchanged: bool) -> Result<Agent> {
-        let size = self.source.size();
-        let fact = Facts {
-            name: NAME.to_owned(),
+    pub(crate) fn source(&self, volume: VolumeNo) -> &Arc<Source> {
+        &self.sources[volume.0 as usize]
+    }
+
+    pub(crate) fn sizes(&self) -> Vec<(VolumeNo, Sectors)> {
+        self.layout.numbers().map(|number| (number, self.source(number).size())).collect()
+    }
+
+    /// `Group::start`: finds what the last run left, and begins to capture.
+    pub(crate) fn start(&mut self) -> Result<Agent> {
+        self.sources.iter().for_each(|source| source.open());
+        let fact = |number: VolumeNo| Facts {
+            name: name(number),
             path: PathBuf::new(),
-            size,
+            size: self.source(number).size(),
             identity: None,
-            unchanged: self.state.stopped.is_some().then_some(unchanged),
+            unchanged: self.state.stopped.as_ref().and_then(|_| self.proofs.get(&number).copied()),
         };
-        let plan = plan(&self.state, &[fact], false)?;
+        let plan = plan(&self.state, &self.layout.numbers().map(fact).collect::<Vec<_>>(), false)?;
         let home: Arc<dyn Home> = Arc::new(self.machine.clone());
         let found = Found::open_at(home, self.options(), self.limit_bytes, entropy)?;
         let parent = parent(&self.state, found.head);
-        let action = plan.volumes[0].action;
-        let run = self.begin(found, parent, action, plan.gap.as_ref())?;
-        Ok(Agent { run, durable: None, session: None })
-    }
-
-    fn uuid(&self) -> VolumeUuid {
-        self.state.volumes.get(&VOLUME).map_or(VolumeUuid([3; 16]), |volume| volume.uuid)
+        let last = LastRun { state: &self.state, parent, is_copied: false };
+        let durable = self.state.durable.map(|head| head.seq);
+        let mut crash = Crash { durable, claims: Vec::new(), unbelieved: BTreeMap::new() };
+        let mut subjects = Vec::new();
+        for planned in &plan.volumes {
+            let (number, size) = (planned.number, self.source(planned.number).size());
+            let doubt = last.doubt((number, size), planned.action, || Ok(self.testimony(number)))?;
+            match (&doubt.claim, &doubt.hot) {
+                (None, Left::All { why }) => _ = crash.unbelieved.insert(number, Err(why.clone())),
+                _ => crash.claims.extend(doubt.claim),
+            }
+            subjects.push(Subject { number, action: planned.action, left: doubt.left, hot: doubt.hot });
+        }
+        let run = self.begin(found, parent, &subjects, plan.gap.as_ref())?;
+        Ok(Agent { run, durable: None, session: None, crash: Some(crash) })
     }
 
     /// An epoch that continues `parent`, durably, and its run.
-    fn begin(&mut self, found: Found, parent: Option<Head>, action: Action, gap: Option<&Gap>) -> Result<Run> {
-        let (size, uuid) = (self.source.size(), self.uuid());
+    fn begin(&mut self, found: Found, parent: Option<Head>, subjects: &[Subject], gap: Option<&Gap>) -> Result<Run> {
         let epoch = EpochId::new(entropy()).unwrap();
         let chain = parent.map_or(ChainHead::START, |head| head.chain);
         let (before, seq) = (parent.map(|head| head.epoch), parent.map(|head| head.seq));
-        let volume = Volume { uuid, name: NAME.to_owned(), path: PathBuf::new(), size, identity: None };
-        self.state.begin(OpenedEpoch { id: epoch, parent: before, seq, chain }, BTreeMap::from([(VOLUME, volume)]));
+        let volume = |(number, size)| {
+            let volume = Volume { uuid: uuid(number), name: name(number), path: PathBuf::new(), size, identity: None };
+            (number, volume)
+        };
+        let volumes = self.sizes().into_iter().map(volume).collect();
+        self.state.begin(OpenedEpoch { id: epoch, parent: before, seq, chain }, volumes);
+        self.proofs.clear();
+        let hot =
+            subjects.iter().filter_map(|it| Some(self.hot_log(epoch, it.number, &it.hot)?.map(|hot| (it.number, hot))));
+        let hot: HotLogs = hot.collect::<Result<_>>()?;
         let (group, boot, terms) = (self.state.id, self.boot, self.terms);
         let opened = Epoch { group, id: epoch, boot, parent, continues: gap.is_none(), terms };
         let clocks: Arc<Clocks> = Arc::clone(&self.clocks);
         let (spool, capture, spooler) = Spool::begin_stepped(found, &opened, clocks, Box::new(|| {}))?;
-        let left = Left::All { why: String::new() };
-        let told = [Told { number: VOLUME, uuid, name: NAME, path: PathBuf::new(), size, action, left: &left }];
+        let names: Vec<_> = subjects.iter().map(|it| name(it.number)).collect();
+        let told = subjects.iter().zip(&names).map(|(it, name)| Told {
+            number: it.number,
+            uuid: uuid(it.number),
+            name,
+            path: PathBuf::new(),
+            size: self.source(it.number).size(),
+            action: it.action,
+            left: &it.left,
+        });
+        let told: Vec<_> = told.collect();
         declare(&capture, &told, &[], gap);
         let wanted = wanted(&told, parent);
         let stage = if wanted.is_empty() { Stage::Sealed } else { Stage::Wanted(wanted) };
-        let source: Arc<dyn Storage> = Arc::clone(&self.source) as Arc<dyn Storage>;
-        let tap = Tap::new(VOLUME, source, Arc::clone(&capture));
-        self.client.lock().unwrap().run_begins(&self.source, tap, &capture);
+        let taps = self.layout.numbers().map(|number| {
+            let source: Arc<dyn Storage> = Arc::clone(self.source(number)) as Arc<dyn Storage>;
+            let hot = hot.get(&number).cloned();
+            (Tap::new(number, source, Arc::clone(&capture)).behind(hot.clone()), hot)
+        });
+        self.client.lock().unwrap().run_begins(taps.collect(), &capture);
         let compared_with = parent.map(|head| head.seq);
-        Ok(Run { epoch, parent, spool: Some(spool), spooler: Some(spooler), capture, stage, compared_with })
+        Ok(Run { epoch, parent, spool: Some(spool), spooler: Some(spooler), capture, stage, hot, compared_with })
     }
+}
+
+pub(crate) fn name(volume: VolumeNo) -> String {
+    format!("vol{}", volume.0)
+}
+
+pub(crate) fn uuid(volume: VolumeNo) -> VolumeUuid {
+    VolumeUuid([3 + volume.0 as u8; 16])
 }
 
 impl Agent {
@@ -227,8 +306,8 @@ impl Agent {
         }
     }
 
-    /// `Group::on_opened`: the receiver says where it is.
-    pub(crate) fn on_opened(&mut self, host: &mut Host, receiver: Option<Head>) -> Result<Next> {
+    /// `Group::on_opened` and `Live::open`: the receiver says where it is; what it is asked then.
+    pub(crate) fn on_opened(&mut self, host: &mut Host, receiver: Option<Head>) -> Result<(Next, Option<Message>)> {
         while self.spool() {}
         let spool = self.run.spool.as_ref().ok_or_else(|| Error::unavailable("no spool"))?;
         match spool.next_after(self.run.parent.map(|head| head.seq)) {
@@ -239,19 +318,66 @@ impl Agent {
         let mut stream = Sending::default();
         stream.connected();
         let next = go_on(spool, &host.state, self.durable, receiver, Said::default(), &mut stream)?;
-        if let Next::Rebase { parent, reason } = next {
-            self.rebase(host, parent, reason)?;
-            stream.rebased();
+        let mut asks = None;
+        match next {
+            Next::Rebase { parent: parent @ Some(at), reason: reason @ RebaseReason::Ahead } => {
+                let can_say = self.session.as_ref().is_some_and(|session| session.can_say);
+                match self.crash.as_ref().map_or(Ok(BTreeMap::new()), |crash| Asking::of(crash, can_say)) {
+                    Ok(verdicts) => self.rebased(host, parent, reason, &verdicts, &mut stream)?,
+                    Err(asking) => {
+                        let (group, after) = (host.state.id, asking.after);
+                        asks = Some(Message::OpenChanged { group, after, at: at.seq });
+                        let session = self.session.as_mut().ok_or_else(|| Error::unavailable("no session"))?;
+                        session.asking = Some(asking.with(at, stream));
+                        return Ok((next, asks));
+                    }
+                }
+            }
+            Next::Rebase { parent, reason } => self.rebased(host, parent, reason, &BTreeMap::new(), &mut stream)?,
+            Next::Send { .. } | Next::Refuse(_) => {}
         }
+        if !matches!(next, Next::Refuse(_)) {
+            self.opened(stream, receiver);
+        }
+        Ok((next, asks))
+    }
+
+    fn rebased(
+        &mut self,
+        host: &mut Host,
+        parent: Option<Head>,
+        reason: RebaseReason,
+        verdicts: &BTreeMap<VolumeNo, Verdict>,
+        stream: &mut Sending,
+    ) -> Result<()> {
+        self.rebase(host, parent, reason, verdicts)?;
+        stream.rebased();
+        Ok(())
+    }
+
+    /// `Group::connected`.
+    fn opened(&mut self, stream: Sending, receiver: Option<Head>) {
         if let Some(session) = &mut self.session {
             session.stream = stream;
             session.is_open = true;
         }
-        if !matches!(next, Next::Refuse(_)) {
-            self.durable = receiver;
-            self.acked(receiver);
+        self.crash = None;
+        self.durable = receiver;
+        self.acked(receiver);
+    }
+
+    /// The receiver says something of what it changed: what it is asked next, or `None`: it is known now what is to be compared.
+    pub(crate) fn on_changed(&mut self, host: &mut Host, message: &Message) -> Result<Option<Message>> {
+        let asking = self.session.as_mut().and_then(|session| session.asking.as_mut());
+        let asking = asking.ok_or_else(|| Error::unavailable("nothing was asked"))?;
+        if let Some(question) = asking.heard(message) {
+            return Ok(Some(question));
         }
-        Ok(next)
+        let asking = self.session.as_mut().and_then(|session| session.asking.take());
+        let Asking { at, mut stream, verdicts, .. } = asking.ok_or_else(|| Error::unavailable("nothing was asked"))?;
+        self.rebased(host, at, RebaseReason::Ahead, &verdicts, &mut stream)?;
+        self.opened(stream, at);
+        Ok(None)
     }
 
     fn acked(&self, durable: Option<Head>) {
@@ -282,10 +408,18 @@ impl Agent {
     }
 
     /// `Group::rebase`.
-    pub(crate) fn rebase(&mut self, host: &mut Host, parent: Option<Head>, reason: RebaseReason) -> Result<()> {
+    pub(crate) fn rebase(
+        &mut self,
+        host: &mut Host,
+        parent: Option<Head>,
+        reason: RebaseReason,
+        verdicts: &BTreeMap<VolumeNo, Verdict>,
+    ) -> Result<()> {
         let action = if parent.is_some() { Action::Compare } else { Action::FirstCopy };
         let gap = Gap { reason: GapReason::UncleanStart, text: format!("{reason:?}") };
-        self.replace(host, parent, action, &gap, |_, _| {})
+        self.replace(host, parent, action, &gap, verdicts, |_, _| {})?;
+        self.crash = None;
+        Ok(())
     }
 
     /// `Group::replace`.
@@ -295,16 +429,31 @@ impl Agent {
         parent: Option<Head>,
         action: Action,
         gap: &Gap,
+        verdicts: &BTreeMap<VolumeNo, Verdict>,
         carry: impl FnOnce(&mut Run, &mut Run),
     ) -> Result<()> {
         let home: Arc<dyn Home> = Arc::new(host.machine.clone());
         let mut found = Found::anew_at(home, host.options(), host.limit_bytes, entropy)?;
         host.state.durable = parent;
+        self.run.hot.values().for_each(|hot| hot.retire());
         self.run.capture.end_waiting();
         (_, found.time) = self.run.capture.last();
-        let mut new = host.begin(found, parent, action, Some(gap))?;
+        let subjects: Vec<_> = host
+            .layout
+            .numbers()
+            .map(|number| {
+                let source = host.source(number);
+                let hot = self.run.hot.get(&number).map(Arc::as_ref);
+                let left = left(verdicts.get(&number), hot, (source.size(), source.flush_failed()));
+                Subject { number, action, left, hot: Left::All { why: String::new() } }
+            })
+            .collect();
+        let mut new = host.begin(found, parent, &subjects, Some(gap))?;
         carry(&mut self.run, &mut new);
         self.run = new;
+        for it in &subjects {
+            self.run.hot.get(&it.number).into_iter().for_each(|hot| hot.narrow(&it.left));
+        }
         Ok(())
     }
 
@@ -352,9 +501,9 @@ impl Agent {
         self.run.spooler = None;
         let Some(parent) = self.durable else { return Ok(()) };
         let gap = Gap { reason: GapReason::SpoolFull, text: "the spool could not be written".to_owned() };
-        let (volume, size) = (VOLUME, host.source.size());
-        self.replace(host, Some(parent), Action::Continue, &gap, |old, new| {
-            let place = |number| (number == volume).then(|| (PathBuf::new(), size));
+        let sizes: BTreeMap<_, _> = host.sizes().into_iter().collect();
+        self.replace(host, Some(parent), Action::Continue, &gap, &BTreeMap::new(), |old, new| {
+            let place = |number| sizes.get(&number).map(|size| (PathBuf::new(), *size));
             let lost = parts(old.capture.hand_over(), &Known::Compare, place);
             let before = match std::mem::replace(&mut old.stage, Stage::Sealed) {
                 Stage::Sealed => Vec::new(),
@@ -373,17 +522,17 @@ impl Agent {
         let resync = ResyncId::new(entropy()).unwrap();
         let spec = BaseSpec { group: host.state.id, epoch: run.epoch, boot: host.boot, resync };
         let view = Theirs::default();
-        let (source, client, seed) = (Arc::clone(&host.source), Arc::clone(&host.client), rng.u64());
-        let open = move |_: &BaseVolume| {
+        let (sources, client, seed) = (host.sources.clone(), Arc::clone(&host.client), rng.u64());
+        let open = move |volume: &BaseVolume| {
             let client = Arc::clone(&client);
             Ok(Box::new(SimReads {
-                source: Arc::clone(&source),
+                source: Arc::clone(&sources[volume.number.0 as usize]),
                 under_way: VecDeque::new(),
                 rng: Rng::new(seed),
                 meanwhile: Arc::new(move || client.lock().unwrap().meanwhile()),
             }) as Box<dyn Reads>)
         };
-        let asked = Box::new(Asked(Arc::clone(&view)));
+        let asked = Box::new(Asked(Arc::clone(&view), host.layout.windows.clone()));
         let capture = Arc::clone(&run.capture);
         let reader = BaseReader::through(Box::new(open), spec, volumes.clone(), capture, asked, rng.chance(1, 2));
         let (read, window, compared_with) = (None, Window::default(), run.compared_with);
@@ -406,16 +555,23 @@ impl Agent {
             }
             *base.view.lock().unwrap() = Some(theirs(at)?);
         }
-        Some(match base.reader.next_frame().unwrap() {
-            Some(frame) => {
+        Some(match base.reader.next_frame() {
+            Ok(Some(frame)) => {
                 let told = format!("base frame {} {:?}", frame.header().number, frame.header().kind);
                 base.window.push(frame);
                 told
             }
-            None => {
+            Ok(None) => {
                 base.read = Some(base.reader.sealed());
                 "all is read".to_owned()
             }
+            // As `Group::base_ended`: another base begins.
+            Err(error) if error.kind() == ErrorKind::Io => {
+                let volumes = std::mem::take(&mut base.volumes);
+                self.run.stage = Stage::Wanted(again(volumes));
+                format!("the source cannot be read: {error}")
+            }
+            Err(error) => panic!("a base ends: {error}"),
         })
     }
 
@@ -496,22 +652,50 @@ impl Agent {
         }
     }
 
-    /// `Group::finish`; whether the next run knows that nothing is missing.
+    /// `Group::look_at`, of a source that has become larger, with nothing in the new part. Where that is said.
+    pub(crate) fn grew(&self, host: &mut Host, volume: VolumeNo, size: Sectors) -> Option<Seq> {
+        let seq = self.run.capture.record_at_once(Body::Resize { volume, size })?;
+        host.state.volumes.get_mut(&volume)?.size = size;
+        host.source(volume).resize(size);
+        Some(seq)
+    }
+
+    /// `Group::finish`; whether the next run knows that nothing is missing, and what is left to be read if something is.
     pub(crate) fn stop(mut self, host: &mut Host) -> bool {
         self.run.capture.close();
         while self.spool() {}
         self.save_durable(host);
-        let is_whole = matches!(self.run.stage, Stage::Sealed);
+        let stage = std::mem::replace(&mut self.run.stage, Stage::Sealed);
         let Some(spool) = self.run.spool.take() else { return false };
         let Ok(ending) = spool.stop() else { return false };
-        let (true, true, Some(head)) = (is_whole, ending.complete, ending.head) else { return false };
-        host.source.sync().unwrap();
-        host.state.stopped = Some(Stopped { head, proofs: BTreeMap::new(), unread: None });
-        true
+        let (true, Some(head)) = (ending.recorded, ending.head) else { return false };
+        let is_whole = matches!(stage, Stage::Sealed) && ending.complete;
+        let unread = (!is_whole).then(|| {
+            let wanted = match stage {
+                Stage::Sealed => Vec::new(),
+                Stage::Wanted(volumes) => volumes,
+                Stage::Sending(base) => base.volumes,
+            };
+            unread(&host.sizes(), wanted, self.run.capture.hand_over())
+        });
+        for number in host.layout.numbers() {
+            let source = host.source(number);
+            let mut client = host.client.lock().unwrap();
+            match source.sync() {
+                Ok(()) => client.was_flushed(number),
+                Err(_) => client.flush_failed(number, Seq::new(u64::MAX)),
+            }
+            if !source.flush_failed() {
+                drop(client);
+                host.proofs.insert(number, true);
+            }
+        }
+        host.state.stopped = Some(Stopped { head, proofs: BTreeMap::new(), unread });
+        is_whole
     }
 }
 
 fn of(host: &Host, lost: Lost, known: &Known) -> Vec<BaseVolume> {
-    let size = host.source.size();
-    parts(lost, known, |number| (number == VOLUME).then(|| (PathBuf::new(), size)))
+    let sizes: BTreeMap<_, _> = host.sizes().into_iter().collect();
+    parts(lost, known, |number| sizes.get(&number).map(|size| (PathBuf::new(), *size)))
 }

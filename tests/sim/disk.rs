@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use agent::spool::Home;
 use journal::disk::sim::{CrashMode, Fault, Rng};
 use journal::disk::{Disk, File, Open, SimDisk};
-use journal::error::Result;
+use journal::error::{Error, Result};
 
 /// No space left on device.
 const ENOSPC: i32 = 28;
@@ -53,7 +53,7 @@ impl Machine {
     /// The process ends, the machine goes on: what was written is in the page cache.
     pub(crate) fn kill(&mut self, rng: &mut Rng) {
         // What a failed sync left is for the process that saw it; the next one finds a disk.
-        if std::mem::take(&mut self.was_hurt) {
+        if std::mem::take(&mut self.was_hurt) || self.is_off() {
             self.replace(CrashMode::KeepAll, rng);
         }
     }
@@ -69,6 +69,26 @@ impl Machine {
         let mut disk = self.disk.lock().unwrap();
         let after = disk.crash(mode, rng);
         *disk = after;
+    }
+
+    /// During one of the next operations the power goes, or the process ends.
+    pub(crate) fn cut_soon(&self, rng: &mut Rng) -> u64 {
+        let disk = self.disk.lock().unwrap();
+        let op = disk.ops() + 1 + rng.below(16);
+        disk.stop_at(op);
+        op
+    }
+
+    /// That has happened: nothing that was said since was heard.
+    pub(crate) fn is_off(&self) -> bool {
+        self.disk.lock().unwrap().list().is_err()
+    }
+
+    /// It does not happen any more.
+    pub(crate) fn stays_on(&self) {
+        if !self.is_off() {
+            self.disk.lock().unwrap().stop_at(u64::MAX);
+        }
     }
 
     /// One of the next operations fails.
@@ -103,6 +123,9 @@ impl Home for Machine {
     }
 
     fn sync(&self) -> Result<()> {
+        if self.is_off() {
+            return Err(Error::unavailable("the power is off"));
+        }
         // As all that is on it: the clean stop of a spool survives a power cut.
         let mut disk = self.disk.lock().unwrap();
         let after = disk.crash(CrashMode::KeepAll, &mut Rng::new(disk.ops()));

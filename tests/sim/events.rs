@@ -1,9 +1,23 @@
 //! What may happen next.
 
+use agent::source::Storage;
 use journal::disk::sim::Rng;
+use journal::types::VolumeNo;
 
 use crate::link::End;
-use crate::world::{World, note};
+use crate::source::SourceFault;
+use crate::world::{World, grown, note};
+
+/// How often all becomes whole, in 10,000 steps.
+const CALMS: u64 = 25;
+
+/// How a receiver ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ends {
+    Kill,
+    Crash,
+    Stop,
+}
 
 /// What a seed is like: how often each thing goes wrong, in 10,000 steps.
 #[derive(Clone, Debug)]
@@ -12,6 +26,7 @@ pub(crate) struct Mood {
     agent: u64,
     receiver: u64,
     disks: u64,
+    sources: u64,
     clocks: u64,
     /// Changes for each step of anything else.
     busy: u64,
@@ -20,8 +35,9 @@ pub(crate) struct Mood {
 impl Mood {
     pub(crate) fn new(rng: &mut Rng) -> Self {
         let mut often = |most: u64| if rng.chance(1, 3) { 0 } else { 1 + rng.below(most) };
-        let (link, agent, receiver, disks, clocks) = (often(300), often(120), often(120), often(120), often(80));
-        Self { link, agent, receiver, disks, clocks, busy: 1 + rng.below(8) }
+        let (link, agent, receiver, disks) = (often(300), often(120), often(120), often(120));
+        let (sources, clocks) = (often(120), often(80));
+        Self { link, agent, receiver, disks, sources, clocks, busy: 1 + rng.below(8) }
     }
 }
 
@@ -40,7 +56,8 @@ impl World {
                 None => {}
             }
         }
-        let Mood { link, agent, receiver, disks, clocks, busy } = self.mood.clone();
+        self.tend();
+        let Mood { link, agent, receiver, disks, sources, clocks, busy } = self.mood.clone();
         let mut at = self.rng.below(10_000);
         let mut is = |often: u64| {
             let hit = at < often;
@@ -58,11 +75,16 @@ impl World {
             self.trouble_receiver();
         } else if is(disks) {
             self.trouble_disks();
+        } else if is(sources) {
+            self.trouble_sources();
         } else if is(clocks) {
             self.set_a_clock();
+        } else if is(CALMS) {
+            self.calm();
         } else {
             self.go_on(busy);
         }
+        self.power();
     }
 
     /// Something that is no trouble.
@@ -88,7 +110,7 @@ impl World {
         }
     }
 
-    fn client_acts(&mut self) {
+    pub(crate) fn client_acts(&mut self) {
         let acted = self.host.client.lock().unwrap().act();
         if let Some(what) = acted {
             note!(self, "{what}");
@@ -180,76 +202,138 @@ impl World {
         if self.agent.is_none() {
             return self.start_agent();
         }
-        let how = self.rng.below(5);
-        if how < 4 && self.rng.chance(1, 2) {
-            let acted = self.host.client.lock().unwrap().act_unanswered(&self.host.source);
-            acted.into_iter().for_each(|what| note!(self, "{what}"));
-        }
-        self.host.client.lock().unwrap().run_ends();
-        self.agent_leaves();
-        let Some(agent) = self.agent.take() else { return };
-        match how {
-            0 | 1 => {
-                note!(self, "agent is killed");
-                self.counts.agents_killed += 1;
-                drop(agent);
-                self.host.machine.kill(&mut self.rng);
-                self.host.client.lock().unwrap().settle();
-            }
-            2 | 3 => {
-                note!(self, "host crashes");
-                self.spool_is_lost = true;
-                self.counts.hosts_crashed += 1;
-                drop(agent);
-                self.host.machine.crash(&mut self.rng);
-                self.host.source.crash(&mut self.rng);
-                self.host.client.lock().unwrap().host_crashes();
-                self.host.clocks.boot();
-                self.host.boot = journal::types::BootId(crate::time::entropy());
-            }
+        match self.rng.below(5) {
+            0 | 1 => self.agent_ends(false),
+            2 | 3 => self.agent_ends(true),
             _ => {
-                self.unchanged = agent.stop(&mut self.host);
-                self.counts.agents_stopped += 1;
-                note!(self, "agent stops; all is there: {}", self.unchanged);
-                self.host.machine.kill(&mut self.rng);
-                if self.unchanged {
-                    self.host.client.lock().unwrap().host_flushed();
+                self.host.client.lock().unwrap().run_ends();
+                self.agent_leaves();
+                let Some(agent) = self.agent.take() else { return };
+                let is_whole = agent.stop(&mut self.host);
+                if self.host.machine.is_off() {
+                    // It ended on the way: what it said last nobody knows.
+                    return;
                 }
+                self.counts.agents_stopped += 1;
+                note!(self, "agent stops; all is there: {is_whole}");
+                self.host.machine.kill(&mut self.rng);
+                self.resize_unserved();
             }
         }
     }
 
+    /// The agent's process ends, or its whole host.
+    pub(crate) fn agent_ends(&mut self, host_goes: bool) {
+        if self.agent.is_some() && self.rng.chance(1, 2) {
+            let acted = self.host.client.lock().unwrap().act_unanswered();
+            acted.into_iter().for_each(|what| note!(self, "{what}"));
+        }
+        self.host.client.lock().unwrap().run_ends();
+        self.agent_leaves();
+        drop(self.agent.take());
+        if host_goes {
+            note!(self, "host crashes");
+            self.spool_is_lost = true;
+            self.counts.hosts_crashed += 1;
+            self.host.machine.crash(&mut self.rng);
+            self.host.hot.iter_mut().for_each(|machine| machine.crash(&mut self.rng));
+            self.host.sources.iter().for_each(|source| source.crash(&mut self.rng));
+            self.host.client.lock().unwrap().host_crashes();
+            // It takes a while to come up.
+            self.host.clocks.pass(1_500_000 + self.rng.below(20_000_000));
+            self.host.clocks.boot();
+            self.host.boot = journal::types::BootId(crate::time::entropy());
+        } else {
+            note!(self, "agent is killed");
+            self.counts.agents_killed += 1;
+            self.host.machine.kill(&mut self.rng);
+            self.host.client.lock().unwrap().settle();
+        }
+        self.resize_unserved();
+    }
+
     fn trouble_receiver(&mut self) {
-        let Some(receiver) = self.receiver.take() else { return self.start_receiver() };
-        let conns = receiver.conns();
-        let how = self.rng.below(5);
-        self.next_session = receiver.stop(how == 4);
-        match how {
-            0 | 1 => {
-                note!(self, "receiver is killed");
-                self.counts.receivers_killed += 1;
-                self.store.kill(&mut self.rng);
-            }
-            2 | 3 => {
-                note!(self, "receiver's power goes");
-                self.counts.receivers_crashed += 1;
-                self.store.crash(&mut self.rng);
-            }
-            _ => {
-                note!(self, "receiver stops");
-                self.store.kill(&mut self.rng);
-            }
+        if self.receiver.is_none() {
+            return self.start_receiver();
         }
-        for conn in conns {
-            self.link.leave(conn, End::Receiver, &mut self.rng);
-        }
+        let ends = [Ends::Kill, Ends::Kill, Ends::Crash, Ends::Crash, Ends::Stop][self.rng.below_len(5)];
+        self.receiver_ends(ends);
         if self.rng.chance(1, 2) {
             self.start_receiver();
         }
     }
 
+    pub(crate) fn receiver_ends(&mut self, ends: Ends) {
+        note!(self, "receiver ends: {ends:?}");
+        if let Some(receiver) = self.receiver.take() {
+            self.next_session = receiver.stop(ends == Ends::Stop);
+        }
+        match ends {
+            Ends::Crash => {
+                self.counts.receivers_crashed += 1;
+                self.store.crash(&mut self.rng);
+            }
+            Ends::Kill => {
+                self.counts.receivers_killed += 1;
+                self.store.kill(&mut self.rng);
+            }
+            Ends::Stop if self.store.is_off() => self.store.crash(&mut self.rng),
+            Ends::Stop => self.store.kill(&mut self.rng),
+        }
+        for conn in self.link.conns(End::Receiver) {
+            self.link.leave(conn, End::Receiver, &mut self.rng);
+        }
+    }
+
+    /// A source fails, or grows.
+    fn trouble_sources(&mut self) {
+        let volume = VolumeNo(self.rng.below(u64::from(self.host.layout.volumes)) as u32);
+        if self.rng.chance(1, 2) {
+            return self.grow(volume);
+        }
+        let fault = [SourceFault::Write, SourceFault::WriteAndRead, SourceFault::Read, SourceFault::Sync];
+        let fault = fault[self.rng.below_len(4)];
+        note!(self, "volume {volume}: {fault:?} will fail");
+        self.host.source(volume).fail(Some(fault));
+    }
+
+    fn grow(&mut self, volume: VolumeNo) {
+        let (size, whole) = (self.host.source(volume).size(), self.host.layout.size(volume));
+        let Some(agent) = self.agent.as_ref().filter(|_| size < whole) else { return };
+        let Some(seq) = agent.grew(&mut self.host, volume, whole) else { return };
+        note!(self, "volume {volume} grows from {size:?} to {whole:?} at {seq}");
+        self.host.client.lock().unwrap().has_grown(volume, seq, whole);
+        self.counts.volumes_resized += 1;
+    }
+
+    /// Perhaps somebody cuts a volume, or makes it larger, while no agent runs.
+    fn resize_unserved(&mut self) {
+        if !self.rng.chance(1, 5) {
+            return;
+        }
+        let volume = VolumeNo(self.rng.below(u64::from(self.host.layout.volumes)) as u32);
+        let size = grown(&self.host.layout, volume, &mut self.rng);
+        if size == self.host.source(volume).size() {
+            return;
+        }
+        note!(self, "volume {volume} has {size:?} now");
+        self.host.source(volume).resize(size);
+        self.host.client.lock().unwrap().was_resized(volume);
+        self.host.proofs.get_mut(&volume).into_iter().for_each(|unchanged| *unchanged = false);
+        self.counts.volumes_resized += 1;
+    }
+
     fn trouble_disks(&mut self) {
-        match self.rng.below(8) {
+        match self.rng.below(12) {
+            8 | 9 => {
+                let op = self.store.cut_soon(&mut self.rng);
+                note!(self, "the receiver's power goes at {op}");
+            }
+            10 | 11 => {
+                let op = self.host.machine.cut_soon(&mut self.rng);
+                self.host_goes = self.rng.chance(1, 2);
+                note!(self, "the agent ends at {op}, its host too: {}", self.host_goes);
+            }
             0..=3 => {
                 let what = self.store.hurt(&mut self.rng);
                 note!(self, "receiver's disk: {what}");

@@ -18,6 +18,7 @@ pub(crate) enum End {
 pub(crate) enum Stream {
     Live,
     Base,
+    Changed,
 }
 
 #[derive(Debug, Default)]
@@ -90,6 +91,11 @@ impl Link {
                 queue.truncate(rng.below_len(queue.len() + 1));
             }
         }
+    }
+
+    /// Connections that this end believes in.
+    pub(crate) fn conns(&self, end: End) -> Vec<ConnId> {
+        self.conns.iter().filter(|(_, conn)| !conn.gone.contains(&end)).map(|(id, _)| *id).collect()
     }
 
     /// Connections that this end still believes in and the other has left.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use journal::frame::Frame;
-use journal::store::Version;
+use journal::store::{Version, View};
 use journal::types::{FrameNo, GroupId, ResyncId, Seq, SessionId};
 use journal::wire::{Message, Refusal, RefusalCode};
 use receiver::catalog::{GroupEntry, Name};
@@ -36,6 +36,8 @@ struct Session {
     order: LiveOrder,
     acked: Option<Seq>,
     base: Option<Base>,
+    /// What is asked for what was changed, and since when.
+    changed: Option<(View, Option<Seq>)>,
     /// Marks that were asked for, by request.
     marks: BTreeMap<u64, String>,
 }
@@ -53,7 +55,7 @@ pub(crate) type Answers = Vec<(Stream, Message)>;
 impl Receiver {
     pub(crate) fn start(machine: &Machine, id: GroupId, next_session: u64) -> Self {
         let name = |text| Name::parse(text).unwrap();
-        let entry = GroupEntry { id, name: name("db"), agent: name("web") };
+        let entry = GroupEntry { id, name: name("db"), agent: name("web"), retention: receiver::Retention::default() };
         let opening =
             Opening { disk: machine.disk(), reserve: None, segment_bytes: SEGMENT_BYTES, entropy, now: receiver_now };
         let (group, writer) = stepped(entry, opening);
@@ -114,9 +116,23 @@ impl Receiver {
                             finish(ingest.base(base.resync, frame), &mut self.writer)?;
                         }
                     }
-                    (Stream::Base, None) => panic!("a frame of a base that was not opened"),
+                    (Stream::Base | Stream::Changed, _) => panic!("a frame of a base that was not opened"),
                 }
                 Ok(Vec::new())
+            }
+            // As `session::changed` does.
+            (Some(session), Message::OpenChanged { after, at, .. }) => {
+                let library = self.group.library().map_err(|error| internal(&error))?;
+                let version = library.now();
+                let view = version.view(at).map_err(|error| internal(&error))?;
+                let time = version.time_of(at).map_err(|error| internal(&error))?;
+                session.changed = Some((view, after));
+                Ok(vec![(Stream::Changed, Message::ChangedReady(time.expect("the receiver's own head")))])
+            }
+            (Some(session), Message::ChangedFrom { volume, first }) => {
+                let (view, after) = session.changed.as_ref().expect("it was opened");
+                let changed = view.changed_extents(*after, volume, first).map_err(|error| internal(&error))?;
+                Ok(vec![(Stream::Changed, Message::ChangedExtents(changed))])
             }
             (Some(_), Message::MarkDone { .. } | Message::MarkFailed { .. } | Message::Bye) => Ok(Vec::new()),
             (Some(_), other) => panic!("{:?} out of place", other.tag()),
@@ -129,7 +145,8 @@ impl Receiver {
         let attachment = finish(self.group.attach(id), &mut self.writer)?;
         let head = attachment.head;
         let (order, acked) = (LiveOrder::new(group, head), head.map(|head| head.seq));
-        self.sessions.insert(conn, Session { id, attachment, order, acked, base: None, marks: BTreeMap::new() });
+        let (base, changed, marks) = (None, None, BTreeMap::new());
+        self.sessions.insert(conn, Session { id, attachment, order, acked, base, changed, marks });
         Ok(vec![(Stream::Live, Message::Opened(head))])
     }
 
@@ -167,6 +184,10 @@ impl Receiver {
     pub(crate) fn mark(&mut self, conn: ConnId, request: u64) -> Option<String> {
         self.sessions.get_mut(&conn)?.marks.remove(&request)
     }
+}
+
+fn internal(error: &dyn std::fmt::Display) -> Refusal {
+    Refusal::new(RefusalCode::Internal, error.to_string())
 }
 
 /// Waits as a session does, while the writer works.

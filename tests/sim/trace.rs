@@ -58,7 +58,7 @@ macro_rules! counts {
 }
 
 counts! {
-    changes at least 5000 in 100,
+    changes at least 4000 in 100,
     flushes at least 300 in 100,
     points_judged at least 500 in 100,
     promises at least 300 in 100,
@@ -69,7 +69,7 @@ counts! {
     resyncs at least 8 in 100,
     spools_lost at least 5 in 100,
     rebases at least 8 in 100,
-    links_cut at least 200 in 100,
+    links_cut at least 150 in 100,
     agents_killed at least 20 in 100,
     hosts_crashed at least 20 in 100,
     agents_stopped at least 10 in 100,
@@ -78,4 +78,10 @@ counts! {
     receiver_faults at least 20 in 100,
     spool_faults at least 5 in 100,
     clocks_set at least 10 in 100,
+    calms at least 50 in 100,
+    crashes_within_a_step at least 10 in 100,
+    changes_failed at least 10 in 100,
+    volumes_resized at least 10 in 100,
+    hot_agreed at least 1 in 100,
+    hot_doubted at least 0 in 100,
 }

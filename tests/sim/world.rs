@@ -1,21 +1,24 @@
 //! Everything there is in one seed, and how what was said on one side comes to the other.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use agent::capture::{Terms, WhenFull};
+use agent::base::Known;
+use agent::capture::{Clock, Terms, WhenFull};
 use agent::run::rungs::Rung;
 use agent::sender::state::{Next, Stream as Sending, is_final, needs_rebase};
 use agent::sender::window::Step;
 use journal::disk::sim::Rng;
-use journal::types::{BootId, GroupId, Head, Seq};
+use journal::types::{BootId, GroupId, Head, Sectors, Seq, VolumeNo};
 use journal::wire::{Message, NoMark, RebaseReason, Refusal, RefusalCode};
 use oracle::Volume;
 
 use crate::agent::{Agent, Host, Session, Stage};
 use crate::client::Client;
 use crate::disk::Machine;
-use crate::events::Mood;
+use crate::events::{Ends, Mood};
 use crate::judge::Judge;
+use crate::layout::Layout;
 use crate::link::{ConnId, End, Link, Stream};
 use crate::receiver::Receiver;
 use crate::source::Source;
@@ -45,8 +48,12 @@ pub(crate) struct World {
     pub(crate) outages: [Option<u64>; 3],
     /// The power of the agent's host went, or the spool's disk failed.
     pub(crate) spool_is_lost: bool,
-    /// The last stop was clean, and nobody wrote since.
-    pub(crate) unchanged: bool,
+    /// Whether the agent's process, or the whole host, ends when its spool's disk stops; the receiver's machine.
+    pub(crate) host_goes: bool,
+    /// When the logs of what is hot were tended last, since boot.
+    tended: u64,
+    /// Receivers of this seed can say what they changed.
+    can_say: bool,
 }
 
 macro_rules! note {
@@ -57,7 +64,10 @@ pub(crate) use note;
 /// One run of a seed, from the beginning to where all is healed, quiet and compared.
 pub(crate) fn run(seed: u64, prints: bool) -> Outcome {
     let mut world = World::new(seed, prints);
-    let steps = 200 + world.rng.below(1000);
+    if world.rng.chance(1, 2) {
+        world.calm();
+    }
+    let steps = 100 + world.rng.below(500);
     for _ in 0..steps {
         world.step();
     }
@@ -70,16 +80,27 @@ impl World {
     fn new(seed: u64, prints: bool) -> Self {
         let mut rng = Rng::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let clocks = Clocks::new(rng.u64());
-        let mut volume = Volume::new(seed, (64 + 8 * rng.below(9)) * 1024);
+        let layout = Layout::new(&mut rng);
+        let mut volume = Volume::new(seed, layout.bytes());
         volume.holes_percent = [0, 30, 100][rng.below_len(3)];
-        let source = Source::new(Client::initial(&volume));
-        let client = Arc::new(Mutex::new(Client::new(volume, rng.u64())));
+        let row = Client::initial(&volume);
+        let mut source = |number| {
+            let size = grown(&layout, number, &mut rng);
+            Source::new(layout.of(number), size, &row, Arc::clone(&clocks), rng.u64())
+        };
+        let sources: Vec<_> = layout.numbers().map(&mut source).collect();
+        let mut client = Client::new(layout.clone(), volume, rng.u64());
+        client.begin(sources.clone());
+        let client = Arc::new(Mutex::new(client));
         let when_full = if rng.chance(1, 5) { WhenFull::BlockWrites } else { WhenFull::Track };
         let limit_bytes = if rng.chance(1, 2) { (64 + rng.below(192)) * 1024 } else { 64 << 20 };
         let host = Host {
             clocks,
-            source,
+            layout,
+            sources,
             machine: Machine::new(rng.u64(), false),
+            hot: rng.chance(1, 2).then(|| Machine::new(rng.u64(), true)),
+            proofs: BTreeMap::new(),
             state: Host::empty_state(GROUP),
             client,
             limit_bytes,
@@ -89,6 +110,7 @@ impl World {
         };
         let mood = Mood::new(&mut rng);
         let store = Machine::new(rng.u64(), true);
+        let can_say = !rng.chance(1, 8);
         let mut world = Self {
             rng,
             trace: Trace::new(prints),
@@ -104,22 +126,51 @@ impl World {
             marks: 0,
             outages: [None; 3],
             spool_is_lost: false,
-            unchanged: false,
+            host_goes: false,
+            tended: 0,
+            can_say,
         };
-        note!(world, "volume of {} bytes, spool of {limit_bytes}, {when_full:?}, {:?}", volume.size_bytes, world.mood);
+        note!(world, "{:?}, spool of {limit_bytes}, {when_full:?}, {:?}", world.host.layout, world.mood);
         world
     }
 
     pub(crate) fn start_agent(&mut self) {
-        match self.host.start(self.unchanged) {
+        match self.host.start() {
             Ok(agent) => {
-                note!(self, "agent starts: epoch {}, {:?}", agent.run.epoch, agent.run.stage);
+                note!(self, "agent starts: epoch {}, {:?}, {:?}", agent.run.epoch, agent.run.stage, agent.crash);
                 self.agent = Some(agent);
                 self.note_run();
             }
             Err(error) => note!(self, "agent does not start: {error}"),
         }
-        self.unchanged = false;
+    }
+
+    /// Whatever has lost its power on the way does not go on.
+    pub(crate) fn power(&mut self) {
+        if self.store.is_off() {
+            self.counts.crashes_within_a_step += 1;
+            self.receiver_ends(Ends::Crash);
+        }
+        if self.host.machine.is_off() {
+            self.counts.crashes_within_a_step += 1;
+            self.agent_ends(self.host_goes);
+        }
+    }
+
+    /// What the agent does once a second, and did not do for that long.
+    pub(crate) fn tend(&mut self) {
+        let now = self.host.clocks.boottime().0;
+        if now.abs_diff(self.tended) < 1_000_000 {
+            return;
+        }
+        self.tended = now;
+        if let Some(agent) = &self.agent {
+            agent.tend(&self.host);
+            // As every few seconds.
+            if self.rng.chance(1, 3) {
+                agent.save_durable(&mut self.host);
+            }
+        }
     }
 
     /// The agent has begun a run.
@@ -149,7 +200,8 @@ impl World {
             return false;
         }
         let Some(conn) = self.link.connect() else { return false };
-        agent.session = Some(Session { conn, stream: Sending::default(), is_open: false, base: None });
+        let (stream, can_say) = (Sending::default(), self.can_say);
+        agent.session = Some(Session { conn, stream, is_open: false, can_say, asking: None, base: None });
         let open = Message::OpenGroup { group: GROUP, name: "db".to_owned() };
         self.link.send(conn, End::Receiver, Stream::Live, open);
         note!(self, "connection {conn}");
@@ -192,6 +244,10 @@ impl World {
 
     /// What the receiver has to say on a connection.
     pub(crate) fn answer(&mut self, conn: ConnId, answers: Result<Vec<(Stream, Message)>, Refusal>) {
+        if self.store.is_off() {
+            // Nobody hears it.
+            return;
+        }
         match answers {
             Ok(answers) => {
                 for (stream, message) in answers {
@@ -240,6 +296,7 @@ impl World {
                 };
                 self.link.send(conn, End::Receiver, Stream::Live, answer);
             }
+            Message::ChangedReady(_) | Message::ChangedExtents(_) => self.on_changed(conn, &message),
             Message::Refused(refusal) => self.on_refused(&refusal),
             other => panic!("{:?} out of place", other.tag()),
         }
@@ -249,7 +306,7 @@ impl World {
         let Some(agent) = &mut self.agent else { return };
         let epoch = agent.run.epoch;
         match agent.on_opened(&mut self.host, head) {
-            Ok(next) => {
+            Ok((next, asks)) => {
                 note!(self, "agent opens at {:?}: {next:?}", head.map(|head| head.seq));
                 match next {
                     Next::Refuse(stranger) => panic!("an agent's own history is strange to it: {stranger}"),
@@ -263,10 +320,35 @@ impl World {
                         assert!(!lost, "the receiver lost what it had called durable");
                     }
                 }
+                if let (Some(question), Some(session)) = (asks, self.agent.as_ref().and_then(|it| it.session.as_ref()))
+                {
+                    self.link.send(session.conn, End::Receiver, Stream::Changed, question);
+                }
                 head.into_iter().for_each(|head| self.judge.promised(head));
             }
             Err(error) => {
                 note!(self, "agent cannot open: {error}");
+                self.agent_leaves();
+            }
+        }
+        self.note_if_new(epoch);
+    }
+
+    /// The receiver says what it changed.
+    fn on_changed(&mut self, conn: ConnId, message: &Message) {
+        let Some(agent) = &mut self.agent else { return };
+        let epoch = agent.run.epoch;
+        match agent.on_changed(&mut self.host, message) {
+            Ok(Some(question)) => self.link.send(conn, End::Receiver, Stream::Changed, question),
+            Ok(None) => {
+                let Stage::Wanted(volumes) = &agent.run.stage else { panic!("nothing is compared") };
+                let is_partly = volumes.iter().any(|volume| matches!(volume.known, Known::AllBut(_)));
+                note!(self, "agent compares {volumes:?}");
+                self.counts.hot_agreed += u64::from(is_partly);
+                self.counts.hot_doubted += u64::from(!is_partly);
+            }
+            Err(error) => {
+                note!(self, "agent cannot begin anew: {error}");
                 self.agent_leaves();
             }
         }
@@ -287,7 +369,7 @@ impl World {
             && let Some(agent) = &mut self.agent
         {
             let (epoch, durable) = (agent.run.epoch, agent.durable);
-            if let Err(error) = agent.rebase(&mut self.host, durable, RebaseReason::Behind) {
+            if let Err(error) = agent.rebase(&mut self.host, durable, RebaseReason::Behind, &BTreeMap::new()) {
                 note!(self, "agent cannot rebase: {error}");
             }
             self.counts.rebases += 1;
@@ -407,89 +489,14 @@ impl World {
         }
         was
     }
+}
 
-    /// Nothing goes wrong any more.
-    fn heal(&mut self) {
-        for what in 0..self.outages.len() {
-            self.outages[what] = None;
-            self.ends(what);
-        }
-    }
-
-    /// Until nothing happens any more.
-    fn rest(&mut self) {
-        for round in 1..=2000 {
-            self.host.clocks.pass(10_000);
-            // A person starts it again, as a disk that failed asks for.
-            if round % 200 == 0
-                && let Some(receiver) = self.receiver.take()
-            {
-                for conn in receiver.conns() {
-                    self.receiver_leaves(conn);
-                }
-                self.next_session = receiver.stop(true);
-                self.store.kill(&mut self.rng);
-            }
-            if self.receiver.is_none() {
-                self.start_receiver();
-            }
-            if self.agent.is_none() {
-                self.start_agent();
-            }
-            if self.agent.as_ref().is_some_and(Agent::is_at_rest) {
-                return;
-            }
-            for conn in self.link.half_open(End::Receiver) {
-                self.receiver_leaves(conn);
-            }
-            let conn = self.agent.as_ref().and_then(|agent| agent.session.as_ref()).map(|session| session.conn);
-            if conn.is_some_and(|conn| self.link.half_open(End::Agent).contains(&conn)) {
-                self.agent_leaves();
-            }
-            self.connect();
-            while self.spool() {}
-            while self.send() {}
-            self.read_base();
-            while self.base_step() {}
-            while self.deliver() {}
-            self.work();
-            self.climb();
-        }
-        let agent = self.agent.as_ref().map(|agent| (&agent.run.stage, agent.run.capture.state(), agent.durable));
-        panic!("it does not come to rest: {agent:?}");
-    }
-
-    /// The receiver writes, and says what is durable.
-    fn work(&mut self) {
-        let Some(receiver) = &mut self.receiver else { return };
-        while receiver.write() {}
-        for conn in receiver.conns() {
-            self.news(conn);
-        }
-    }
-
-    pub(crate) fn news(&mut self, conn: ConnId) {
-        let Some(receiver) = &mut self.receiver else { return };
-        let answers = receiver.news(conn);
-        self.answer(conn, answers);
-    }
-
-    fn end(mut self) -> Outcome {
-        self.look();
-        let version = self.receiver.as_ref().and_then(Receiver::version).unwrap();
-        self.judge.is_all_there(&version, &self.host.source.image());
-        let client = self.host.client.lock().unwrap();
-        assert!(self.agent.iter().all(|agent| matches!(agent.run.stage, Stage::Sealed)));
-        let counts = Counts {
-            changes: client.done.len() as u64,
-            flushes: client.flushes,
-            changes_beside_a_base: client.beside_a_base,
-            points_judged: self.judge.points_judged,
-            promises: self.judge.promises,
-            marks: self.judge.marks(),
-            ..self.counts
-        };
-        drop(client);
-        Outcome { trace: self.trace.hash(), counts }
+/// A size that a volume may have: its last window, or a part of it.
+pub(crate) fn grown(layout: &Layout, volume: VolumeNo, rng: &mut Rng) -> Sectors {
+    let whole = layout.size(volume);
+    let last = layout.of(volume).pop().expect("a volume has a window");
+    match rng.below(2) {
+        0 => Sectors::new(whole.count() - rng.below(last.bytes / 1024) / 8 * 8).unwrap(),
+        _ => whole,
     }
 }

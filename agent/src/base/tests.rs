@@ -146,7 +146,7 @@ fn a_first_copy_beside_live_writes_is_the_source() {
 fn as_of(frame: &Frame) -> Option<journal::types::Seq> {
     match frame.header().kind {
         journal::codec::FrameKind::Base { as_of, .. } => as_of,
-        journal::codec::FrameKind::Live { .. } => panic!("a live frame"),
+        other => panic!("not a base frame: {other:?}"),
     }
 }
 

@@ -333,7 +333,7 @@ impl Hot {
 
     /// What may differ from what a receiver has durably, while no change is in progress. It does not matter whether the log is
     /// written.
-    pub(crate) fn left(&self) -> Left {
+    pub fn left(&self) -> Left {
         match self.book().is_known {
             true => Left::Only(ranges(self.marks.all_open(), self.subject.size)),
             false => Left::All { why: "nothing is known of what was being written".to_owned() },
@@ -341,7 +341,7 @@ impl Hot {
     }
 
     /// Says that only this may differ, with what was changed since this log was begun as one that says "all".
-    pub(crate) fn narrow(&self, left: &Left) {
+    pub fn narrow(&self, left: &Left) {
         let (Left::Only(ranges), mut book) = (left, self.book()) else { return };
         let left: Vec<_> = extents_in(ranges).collect();
         if !book.ledger.is_all() || book.is_over || !book.ledger.fits(left.len() + self.marks.all_open().count()) {
@@ -356,7 +356,7 @@ impl Hot {
     }
 
     /// How large the volume was when it was begun.
-    pub(crate) fn size(&self) -> Sectors {
+    pub fn size(&self) -> Sectors {
         self.subject.size
     }
 

@@ -5,10 +5,89 @@ use std::path::PathBuf;
 use journal::codec::{Body, Gap, VolumeAdd};
 use journal::types::{Head, Sectors, VolumeNo, VolumeUuid};
 
+use crate::Result;
 use crate::base::{BaseVolume, Known};
 use crate::capture::Capture;
-use crate::hot::Left;
+use crate::hot::{Claim, Hot, Left, Testimony};
 use crate::state::{Action, GroupState};
+
+/// What the last run left of a volume.
+#[derive(Clone, Debug)]
+pub struct Doubt {
+    /// What of it may differ from what the order has.
+    pub left: Left,
+    /// What of it may differ from what the receiver is remembered to have: what its log begins with.
+    pub hot: Left,
+    /// What the last run claims of it.
+    pub claim: Option<Claim>,
+}
+
+/// What the state of a group says of its last run. `parent`: where the order goes on. `is_copied`: another goes on as well.
+#[derive(Clone, Copy, Debug)]
+pub struct LastRun<'a> {
+    /// The state.
+    pub state: &'a GroupState,
+    /// As in [`parent`].
+    pub parent: Option<Head>,
+    /// Its directory may be a copy.
+    pub is_copied: bool,
+}
+
+impl LastRun<'_> {
+    /// What it left of a volume of which `action` has to be done; `testimony` is that of the volume's log.
+    ///
+    /// # Errors
+    /// Those of the testimony.
+    pub fn doubt(
+        &self,
+        (number, size): (VolumeNo, Sectors),
+        action: Action,
+        testimony: impl FnOnce() -> Result<Testimony>,
+    ) -> Result<Doubt> {
+        let Self { state, parent, is_copied } = *self;
+        // What the spool has and no receiver is not safe from a power cut, though it is proven to be there now.
+        let is_durable =
+            |stopped: &crate::state::Stopped| state.durable.is_some_and(|durable| durable.seq >= stopped.head.seq);
+        let is_durable = state.stopped.as_ref().is_some_and(is_durable);
+        let is_ours = state.stopped.is_none() && parent.is_some() && !is_copied;
+        let all = || Left::All { why: String::new() };
+        Ok(match action {
+            Action::Continue if is_durable => {
+                Doubt { left: Left::Only(Vec::new()), hot: Left::Only(Vec::new()), claim: None }
+            }
+            Action::Compare if is_ours => {
+                let testimony = testimony()?;
+                let claim = Claim::of(number, size, &testimony);
+                Doubt { left: testimony.left.clone(), hot: testimony.left, claim }
+            }
+            Action::Resume if !is_copied => {
+                // What waits in the spool is not safe from a power cut; the log still lists that.
+                let unread = state.unread(number).to_vec();
+                let testimony = testimony()?;
+                let claim = Claim::of(number, size, &testimony);
+                Doubt { left: Left::Only(unread.clone()), hot: testimony.left.with(&unread, size), claim }
+            }
+            Action::Continue | Action::Compare | Action::Resume | Action::FirstCopy => {
+                Doubt { left: all(), hot: all(), claim: None }
+            }
+        })
+    }
+}
+
+/// What may differ of a volume from what the receiver has, while nobody writes to it: if the receiver agrees with the log that
+/// this run of it began with, what that listed and what was changed since. `source`: its size, and whether a flush of it failed.
+pub fn left(verdict: Option<&Verdict>, hot: Option<&Hot>, source: (Sectors, bool)) -> Left {
+    let all = |why: &str| Left::All { why: why.to_owned() };
+    match (verdict, hot) {
+        (Some(Err(why)), _) => all(why),
+        (None, _) | (_, None) => all(""),
+        (Some(Ok(())), Some(hot)) if source == (hot.size(), false) => hot.left(),
+        (Some(Ok(())), Some(_)) => all("its size changed since, or its source failed"),
+    }
+}
+
+/// Whether the receiver agrees with a volume's log, and why not.
+pub type Verdict = std::result::Result<(), String>;
 
 /// A volume, and what has to be said and read of it.
 #[derive(Clone, Debug)]

@@ -92,6 +92,8 @@ pub fn again(volumes: Vec<BaseVolume>) -> Vec<BaseVolume> {
                     }
                     _ => None,
                 };
+                // It may have grown since it was first wanted.
+                known.size = known.size.max(volume.size);
                 known.known = Known::Compare;
             }
         }
@@ -138,5 +140,16 @@ mod tests {
             volume(1, Known::Unknown, Some(&[2, 3])),
         ];
         assert_eq!(shape(parts), [(0, Known::Compare, 4096), (1, Known::Compare, 3 * 4096)]);
+    }
+
+    /// What changed in a part that was not there when the rest was wanted.
+    #[test]
+    fn what_grew_meanwhile_is_read_as_far_as_it_goes_now() {
+        let grown = Sectors::of_bytes(2 << 30).unwrap();
+        for part in [None, Some(&[1_u64][..])] {
+            let missed = BaseVolume { size: grown, ..volume(1, Known::Compare, Some(&[300_000])) };
+            let all = again(vec![volume(1, Known::Compare, part), missed]);
+            assert_eq!(all.iter().map(|volume| volume.size).collect::<Vec<_>>(), [grown]);
+        }
     }
 }

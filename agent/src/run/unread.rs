@@ -6,26 +6,19 @@ use std::ops::Range;
 
 use journal::types::{Sectors, VolumeNo};
 
-use super::group::{Stage, Volume};
 use super::rungs::again;
-use crate::base::BLOCK_BYTES;
+use crate::base::{BLOCK_BYTES, BaseVolume};
 use crate::capture::Lost;
 use crate::dirty::DirtyMap;
-use crate::source::Storage;
 use crate::state::{UNREAD_RANGES, Unread};
 
-/// Of a run that ended in this stage, with `lost` beside it.
-pub(super) fn unread(volumes: &[Volume], stage: Stage, lost: Lost) -> Unread {
-    let wanted = match stage {
-        Stage::Sealed => Vec::new(),
-        Stage::Wanted(volumes) | Stage::Sending(_, volumes) => again(volumes),
-    };
-    let mut wanted: BTreeMap<_, _> = wanted.into_iter().map(|volume| (volume.number, volume)).collect();
+/// Of a run whose base still had `wanted` to be read when it ended, with `lost` beside it; `volumes` are all of them, with their sizes.
+pub fn unread(volumes: &[(VolumeNo, Sectors)], wanted: Vec<BaseVolume>, lost: Lost) -> Unread {
+    let mut wanted: BTreeMap<_, _> = again(wanted).into_iter().map(|volume| (volume.number, volume)).collect();
     let mut dirty = lost.dirty;
     // The bound is of all volumes together.
     let max = (UNREAD_RANGES / volumes.len().max(1)).max(1);
-    let of = |volume: &Volume| {
-        let (number, size) = (volume.number, volume.source.size());
+    let of = |&(number, size): &(VolumeNo, Sectors)| {
         let mut map = dirty.remove(&number).unwrap_or_default();
         match wanted.remove(&number).map(|wanted| wanted.looked_at()) {
             Some(None) => return (number, std::iter::once(0..size.bytes()).collect()),

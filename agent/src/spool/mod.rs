@@ -12,6 +12,8 @@
 mod adaptive;
 mod ages;
 mod disk;
+#[cfg(test)]
+mod full_tests;
 mod lag;
 mod open;
 mod spooler;

@@ -13,7 +13,7 @@ use rustix::fs::{rename, syncfs};
 use rustix::io::Errno;
 
 use super::disk::SpoolDisk;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Between the spool's name and a number, for one that nobody needs any more.
 const ASIDE: &str = ".old-";
@@ -74,7 +74,10 @@ pub struct Found {
 impl Found {
     /// Opens the spool in `dir`, or makes it, for a run that may take `room` for it. A damaged one is emptied: after a
     /// power cut it may be, and then its end is not where the order went on from anyway. What of it was not sent is found again
-    /// by comparing.
+    /// by comparing. One whose disk is full is kept: what it has can be sent, and nothing is written to it.
+    ///
+    /// # Errors
+    /// When there is not even room for an empty one.
     pub fn open(dir: &Path, group: GroupId, room: impl Into<Room>, entropy: Entropy) -> Result<Self> {
         let room = room.into();
         let options = options(group, room.limit_bytes);
@@ -87,6 +90,18 @@ impl Found {
         let opened = Log::open(home.open()?, options, entropy);
         let (log, time, findings) = match opened.and_then(|(log, findings)| Ok((last_time(&log)?, log, findings))) {
             Ok((time, log, findings)) if log.closed().is_none() => (log, time, findings),
+            Ok((time, log, findings)) if log.lacks_room() => {
+                let why = log.closed().unwrap_or_default();
+                tracing::warn!(
+                    ?home,
+                    why,
+                    "the disk of the spool is full: what the spool has is sent, nothing is added to it"
+                );
+                (log, time, findings)
+            }
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                return Err(error.context("the disk of the spool is full: make room on it"));
+            }
             opened => {
                 let (what, findings) = match opened {
                     Ok((_, log, findings)) => (log.closed().unwrap_or_default().to_owned(), findings),

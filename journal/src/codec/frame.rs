@@ -8,6 +8,8 @@ use crate::types::{BootId, ChainHead, EpochId, FrameNo, GroupId, Hash, ResyncId,
 
 /// Bytes of a frame header.
 pub const FRAME_HEADER_BYTES: usize = 256;
+/// Bytes of a record's rank in a compacted frame.
+pub const RANK_BYTES: usize = 12;
 const MAGIC: [u8; 4] = *b"BSFR";
 const VERSION: u16 = 1;
 
@@ -26,6 +28,8 @@ pub enum FrameKind {
         /// The last `Seq` given out before the reads in it were submitted.
         as_of: Option<Seq>,
     },
+    /// Made by a keeper of what is left of others: each record says its rank.
+    Compacted,
 }
 
 /// First bytes of a frame. The chain runs over them.
@@ -76,6 +80,7 @@ impl FrameHeader {
         let (kind, first, count, as_of, resync) = match self.kind {
             FrameKind::Live { first } => (1, first.number(), self.records, 0, [0; 16]),
             FrameKind::Base { resync, as_of } => (2, 0, 0, Seq::encode(as_of), resync.0),
+            FrameKind::Compacted => (3, 0, 0, 0, [0; 16]),
         };
         let mut w = Writer::with_capacity(FRAME_HEADER_BYTES);
         w.put(&MAGIC).u32(0).u16(VERSION).u8(kind).zeroes(5).put(&self.group.0).put(&self.epoch.0);
@@ -121,6 +126,7 @@ impl FrameHeader {
                 FrameKind::Live { first }
             }
             (2, None, Some(resync)) if count == 0 => FrameKind::Base { resync, as_of },
+            (3, None, None) if count == 0 && as_of.is_none() => FrameKind::Compacted,
             _ => return Err(Malformed("a frame of no known kind")),
         };
         let header = Self {
@@ -163,9 +169,14 @@ impl FrameHeader {
 
     /// Bytes of its tables, with the padding.
     pub fn tables_bytes(&self) -> u32 {
-        let [units, crcs, records] =
-            [UNIT_ENTRY_BYTES, 4, RECORD_BYTES].map(|size| u32::try_from(size).unwrap_or(u32::MAX));
+        let sizes = [UNIT_ENTRY_BYTES, 4, RECORD_BYTES + self.rank_bytes()];
+        let [units, crcs, records] = sizes.map(|size| u32::try_from(size).unwrap_or(u32::MAX));
         (units * self.units + crcs * self.crcs + records * self.records + self.notes_bytes).next_multiple_of(8)
+    }
+
+    /// Bytes of the rank of each record; only compacted frames say it.
+    pub fn rank_bytes(&self) -> usize {
+        if self.kind == FrameKind::Compacted { RANK_BYTES } else { 0 }
     }
 
     /// Bytes of the whole frame.
@@ -183,7 +194,7 @@ impl FrameHeader {
     pub fn last_seq(&self) -> Option<Seq> {
         match self.kind {
             FrameKind::Live { first } => Some(first.after(u64::from(self.records) - 1)),
-            FrameKind::Base { .. } => None,
+            FrameKind::Base { .. } | FrameKind::Compacted => None,
         }
     }
 }

@@ -35,6 +35,10 @@ pub enum ManifestEntry {
     Dropped(SegmentNo),
     /// A clean stop.
     Stopped(Stopped),
+    /// A compacted segment stands for others.
+    Replaced(Replaced),
+    /// Below a place only listed points are points.
+    Thinned(Thinned),
 }
 
 /// A segment exists.
@@ -48,6 +52,8 @@ pub struct SegmentCreated {
     pub resync: Option<ResyncId>,
     /// Live: its first `Seq`.
     pub first: Option<Seq>,
+    /// Where it stands: its own number, or that of the first one it stands for.
+    pub place: SegmentNo,
 }
 
 /// A segment will not change any more.
@@ -65,6 +71,29 @@ pub struct SegmentSealed {
     pub last_frame: FrameNo,
     /// Times of its first and last record.
     pub times: (WallTime, WallTime),
+}
+
+/// A compacted segment exists, and stands for others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Replaced {
+    /// As in its header.
+    pub created: SegmentCreated,
+    /// How it ends: chain and number of its own last frame.
+    pub sealed: SegmentSealed,
+    /// Those that are gone by this; 0: none.
+    pub numbers: [SegmentNo; REPLACED_MAX],
+}
+
+/// How many segments one can stand for in one step.
+pub const REPLACED_MAX: usize = 32;
+
+/// Up to where there are only listed points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Thinned {
+    /// Number of the list.
+    pub list: SegmentNo,
+    /// The first place that was not thinned.
+    pub upto: Seq,
 }
 
 /// Where the order stood at a clean stop.
@@ -98,13 +127,12 @@ impl ManifestLine {
             }
             ManifestEntry::Created(c) => {
                 kind(2);
-                w.u64(c.number.0).u8(if c.resync.is_some() { 2 } else { 1 }).zeroes(7).put(&c.salt.0);
-                w.put(&c.resync.map_or([0; 16], |id| id.0)).u64(Seq::encode(c.first));
+                put_created(&mut w, if c.resync.is_some() { 2 } else { 1 }, c);
             }
             ManifestEntry::Sealed(s) => {
                 kind(3);
-                w.u64(s.number.0).u64(s.file_bytes).u64(Seq::encode(s.end)).put(&s.head.0.0);
-                w.u64(s.last_frame.number()).u64(s.times.0.0).u64(s.times.1.0);
+                w.u64(s.number.0);
+                put_end(&mut w, s);
             }
             ManifestEntry::Dropped(number) => {
                 kind(4);
@@ -113,6 +141,20 @@ impl ManifestLine {
             ManifestEntry::Stopped(s) => {
                 kind(5);
                 w.u64(Seq::encode(s.seq)).put(&s.head.0.0).u64(s.wall.0);
+            }
+            ManifestEntry::Replaced(r) => {
+                kind(6);
+                put_created(&mut w, 3, &r.created);
+                put_end(&mut w, &r.sealed);
+                let count = r.numbers.iter().filter(|number| number.0 > 0).count();
+                w.u64(r.created.place.0).u16(u16::try_from(count).unwrap_or(u16::MAX)).zeroes(6);
+                for number in &r.numbers {
+                    w.u64(number.0);
+                }
+            }
+            ManifestEntry::Thinned(t) => {
+                kind(7);
+                w.u64(t.list.0).u64(t.upto.number());
             }
         }
         w.pad_to(MANIFEST_ENTRY_BYTES);
@@ -131,13 +173,21 @@ impl ManifestLine {
         r.reserved(6)?;
         let entry = match kind {
             1 => ManifestEntry::Header { salt: header(&mut r)? },
-            2 => ManifestEntry::Created(created(&mut r)?),
-            3 => ManifestEntry::Sealed(sealed(&mut r)?),
+            2 => ManifestEntry::Created(created(&mut r, false)?),
+            3 => {
+                let number = SegmentNo(r.u64()?);
+                ManifestEntry::Sealed(end(&mut r, number)?)
+            }
             4 => ManifestEntry::Dropped(SegmentNo(r.u64()?)),
             5 => ManifestEntry::Stopped(Stopped {
                 seq: Seq::new(r.u64()?),
                 head: ChainHead(Hash(r.array()?)),
                 wall: WallTime(r.u64()?),
+            }),
+            6 => ManifestEntry::Replaced(replaced(&mut r)?),
+            7 => ManifestEntry::Thinned(Thinned {
+                list: SegmentNo(r.u64()?),
+                upto: Seq::new(r.u64()?).ok_or(Malformed("history that is thinned up to nowhere"))?,
             }),
             _ => return Err(Malformed("a manifest entry of an unknown kind: made by a newer version?")),
         };
@@ -158,21 +208,49 @@ fn header(r: &mut Reader<'_>) -> Result<Salt, Malformed> {
     Ok(Salt(r.array()?))
 }
 
-fn created(r: &mut Reader<'_>) -> Result<SegmentCreated, Malformed> {
+fn put_created(w: &mut Writer, kind: u8, c: &SegmentCreated) {
+    w.u64(c.number.0).u8(kind).zeroes(7).put(&c.salt.0);
+    w.put(&c.resync.map_or([0; 16], |id| id.0)).u64(Seq::encode(c.first));
+}
+
+fn put_end(w: &mut Writer, s: &SegmentSealed) {
+    w.u64(s.file_bytes).u64(Seq::encode(s.end)).put(&s.head.0.0);
+    w.u64(s.last_frame.number()).u64(s.times.0.0).u64(s.times.1.0);
+}
+
+fn created(r: &mut Reader<'_>, is_compacted: bool) -> Result<SegmentCreated, Malformed> {
     let number = SegmentNo(r.u64()?);
     let kind = r.u8()?;
     r.reserved(7)?;
-    let created =
-        SegmentCreated { number, salt: Salt(r.array()?), resync: ResyncId::new(r.array()?), first: Seq::new(r.u64()?) };
-    match (kind, created.resync, created.first) {
-        (1, None, Some(_)) | (2, Some(_), None) => Ok(created),
+    let (salt, resync, first) = (Salt(r.array()?), ResyncId::new(r.array()?), Seq::new(r.u64()?));
+    match (kind, is_compacted, resync, first) {
+        (1, false, None, Some(_)) | (2, false, Some(_), None) | (3, true, None, Some(_)) | (3, true, Some(_), None) => {
+            Ok(SegmentCreated { number, salt, resync, first, place: number })
+        }
         _ => Err(Malformed("a segment of no known kind")),
     }
 }
 
-fn sealed(r: &mut Reader<'_>) -> Result<SegmentSealed, Malformed> {
+fn replaced(r: &mut Reader<'_>) -> Result<Replaced, Malformed> {
+    let created = created(r, true)?;
+    let sealed = end(r, created.number)?;
+    let place = SegmentNo(r.u64()?);
+    let count = usize::from(r.u16()?);
+    r.reserved(6)?;
+    let mut numbers = [SegmentNo(0); REPLACED_MAX];
+    for number in &mut numbers {
+        *number = SegmentNo(r.u64()?);
+    }
+    let (some, none) = numbers.split_at_checked(count).ok_or(Malformed("a segment that stands for too many"))?;
+    if place.0 == 0 || some.iter().any(|number| number.0 == 0) || none.iter().any(|number| number.0 != 0) {
+        return Err(Malformed("a segment that stands for what is none"));
+    }
+    Ok(Replaced { created: SegmentCreated { place, ..created }, sealed, numbers })
+}
+
+fn end(r: &mut Reader<'_>, number: SegmentNo) -> Result<SegmentSealed, Malformed> {
     Ok(SegmentSealed {
-        number: SegmentNo(r.u64()?),
+        number,
         file_bytes: r.u64()?,
         end: Seq::new(r.u64()?),
         head: ChainHead(Hash(r.array()?)),

@@ -243,7 +243,8 @@ impl Fields {
 }
 
 impl PointClass {
-    fn number(self) -> u64 {
+    /// Its number on disk.
+    pub(super) fn number(self) -> u64 {
         match self {
             Self::Write => 1,
             Self::Atomic => 2,
@@ -252,7 +253,8 @@ impl PointClass {
         }
     }
 
-    fn from_number(number: u64) -> Result<Self, Malformed> {
+    /// The class with this number.
+    pub(super) fn from_number(number: u64) -> Result<Self, Malformed> {
         Ok(match number {
             1 => Self::Write,
             2 => Self::Atomic,

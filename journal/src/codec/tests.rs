@@ -71,8 +71,15 @@ fn segment_headers_come_back_and_no_flip_passes() {
             chain_in: ChainHead(Hash([5; 32])),
             first_frame: FrameNo::FIRST,
             created: WallTime(6),
+            replaces: None,
         };
         check_flips(header, header.encode().try_into().unwrap(), SegmentHeader::decode);
+        let end = Seq::new(9).filter(|_| matches!(kind, SegmentKind::Live { .. }));
+        let (last_frame, chain_out) = (FrameNo::new(7).unwrap(), ChainHead(Hash([8; 32])));
+        let replaces = Some(Replaces { place: SegmentNo(2), end, chain_out, last_frame });
+        let header = SegmentHeader { replaces, ..header };
+        check_flips(header, header.encode().try_into().unwrap(), SegmentHeader::decode);
+        assert_eq!(header.place(), SegmentNo(2));
     }
 }
 
@@ -85,6 +92,7 @@ fn manifest_lines_come_back_and_no_flip_passes() {
             salt: Salt([3; 16]),
             resync: None,
             first: Seq::new(4),
+            place: SegmentNo(2),
         }),
         ManifestEntry::Sealed(SegmentSealed {
             number: SegmentNo(2),
@@ -96,11 +104,50 @@ fn manifest_lines_come_back_and_no_flip_passes() {
         }),
         ManifestEntry::Dropped(SegmentNo(11)),
         ManifestEntry::Stopped(Stopped { seq: None, head: ChainHead::START, wall: WallTime(12) }),
+        ManifestEntry::Replaced(Replaced {
+            created: SegmentCreated {
+                number: SegmentNo(13),
+                salt: Salt([3; 16]),
+                resync: ResyncId::new([14; 16]),
+                first: None,
+                place: SegmentNo(2),
+            },
+            sealed: SegmentSealed {
+                number: SegmentNo(13),
+                file_bytes: 5,
+                end: None,
+                head: ChainHead(Hash([7; 32])),
+                last_frame: FrameNo::new(8).unwrap(),
+                times: (WallTime(9), WallTime(10)),
+            },
+            numbers: std::array::from_fn(|i| SegmentNo(if i < 3 { 2 + i as u64 } else { 0 })),
+        }),
+        ManifestEntry::Thinned(Thinned { list: SegmentNo(15), upto: Seq::FIRST }),
     ];
     for (number, entry) in (0..).zip(entries) {
         let line = ManifestLine { number, group: GroupId([9; 16]), entry };
         check_flips(line, line.encode().try_into().unwrap(), ManifestLine::decode);
     }
+}
+
+#[test]
+fn lists_of_points_come_back_and_no_flip_passes() {
+    let header = PointsHeader {
+        group: GroupId([1; 16]),
+        number: SegmentNo(2),
+        upto: Seq::new(3).unwrap(),
+        upto_time: WallTime(4),
+        count: 5,
+        crc: 6,
+    };
+    check_flips(header, header.encode().try_into().unwrap(), PointsHeader::decode);
+    let many = PointsHeader { count: crate::limits::KEPT_POINTS + 1, ..header };
+    assert!(PointsHeader::decode(&many.encode().try_into().unwrap()).is_err());
+    let point = KeptPoint { seq: Seq::new(7).unwrap(), time: WallTime(8), class: PointClass::Quiet };
+    let mut w = Writer::default();
+    point.encode(&mut w);
+    let bytes = w.finish();
+    assert_eq!((bytes.len(), KeptPoint::decode(&mut Reader::new(&bytes))), (KEPT_POINT_BYTES, Ok(point)));
 }
 
 #[test]

@@ -30,6 +30,8 @@ const NAME: &str = "reserve";
 #[derive(Debug)]
 pub struct Reserve {
     file: File,
+    /// Where it is: of a directory file systems say what its quota leaves, of a file they do not.
+    dir: File,
     path: PathBuf,
     is_whole: Mutex<bool>,
 }
@@ -44,7 +46,8 @@ impl Reserve {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW);
         let file = options.open(&path).map_err(|error| failed(error, &path))?;
-        let reserve = Self { file, path, is_whole: Mutex::new(false) };
+        let dir = File::open(dir).map_err(|error| failed(error, &path))?;
+        let reserve = Self { file, dir, path, is_whole: Mutex::new(false) };
         *reserve.lock() = reserve.holds()? >= RESERVE_BYTES;
         reserve.tend()?;
         Ok(reserve)
@@ -118,9 +121,9 @@ impl Reserve {
         Ok(meta.blocks().saturating_mul(512).min(meta.len()))
     }
 
-    /// Bytes that are free on its file system; `None`: nobody can tell.
+    /// Bytes that are free on its file system, for its directory; `None`: nobody can tell.
     pub fn free_bytes(&self) -> Option<u64> {
-        let found = fstatvfs(&self.file).ok()?;
+        let found = fstatvfs(&self.dir).ok()?;
         // What a file system keeps for the superuser is there for him.
         let blocks = if geteuid().is_root() { found.f_bfree } else { found.f_bavail };
         Some(blocks.saturating_mul(found.f_frsize))
@@ -156,6 +159,22 @@ mod tests {
         // Anything else is not its affair.
         let failed = reserve.with(|| Err::<(), _>(Error::invalid("wrong")));
         assert!(failed.is_err() && reserve.is_whole());
+    }
+
+    /// A quota that is used up on a disk that has room: what is given back may not help, and that is an answer.
+    #[test]
+    fn what_giving_it_back_does_not_mend_is_told_once_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let reserve = Reserve::open(dir.path()).unwrap();
+        for _ in 0..2 {
+            let mut tries = 0;
+            let refused = reserve.with(|| {
+                tries += 1;
+                Err::<(), _>(std::io::Error::from_raw_os_error(libc::EDQUOT).into())
+            });
+            assert_eq!((refused.unwrap_err().kind(), tries, reserve.is_whole()), (ErrorKind::NoSpace, 2, false));
+        }
+        assert!(reserve.tend().unwrap(), "the disk has room");
     }
 
     #[test]

@@ -3,7 +3,10 @@
 use bytes::Bytes;
 
 use super::{Frame, Tables, Unit, size, unit_crcs};
-use crate::codec::{Body, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Malformed, Reader, Record, UnitEntry, UnitPlace};
+use crate::codec::{
+    Body, ClockKind, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Malformed, Reader, Record, UnitEntry, UnitPlace,
+};
+use crate::limits::COMPACTED_RECORDS;
 use crate::types::{ChainHead, Hash, VolumeNo, WallTime};
 
 impl Frame {
@@ -87,10 +90,17 @@ fn check_records(header: &FrameHeader, tables: &Tables<'_>, units: &[UnitEntry])
     let mut r = Reader::new(tables.records);
     let mut time = WallTime(0);
     let mut read_up_to = (VolumeNo(0), 0);
+    let is_compacted = header.kind == FrameKind::Compacted;
+    if is_compacted && size(header.records) > COMPACTED_RECORDS {
+        return Err(Malformed("a compacted frame with more in it than such frames hold"));
+    }
     for _ in 0..header.records {
         let record = Record::decode(&mut r, tables.notes)?;
-        if record.time < time {
+        if record.time < time && !is_compacted {
             return Err(Malformed("records whose times go back"));
+        }
+        if is_compacted && matches!(record.body, Body::Clock(ClockKind::Report) | Body::Ignored) {
+            return Err(Malformed("a compacted frame with what is not kept"));
         }
         time = record.time;
         if let Body::Write { extent, place: UnitPlace { unit, offset }, .. } = record.body {

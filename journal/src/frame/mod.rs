@@ -2,6 +2,7 @@
 
 mod build;
 mod check;
+mod compact;
 mod pool;
 #[cfg(test)]
 mod tests;
@@ -10,12 +11,14 @@ use bytes::Bytes;
 
 pub use build::{FrameBuilder, FrameSeal};
 pub(crate) use check::is_newer;
+pub(crate) use compact::CompactBuilder;
 pub use pool::{Pool, Pooled};
 
 use crate::codec::{
     Codec, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Malformed, RECORD_BYTES, Reader, Record, UNIT_ENTRY_BYTES,
     UnitEntry,
 };
+use crate::index::Rank;
 use crate::types::{ChainHead, Hash, Head, Seq};
 
 /// A frame whose header, tables and checksums hold. Immutable; a clone shares its bytes.
@@ -52,7 +55,7 @@ impl Frame {
     pub fn first_seq(&self) -> Option<Seq> {
         match self.header.kind {
             FrameKind::Live { first } => Some(first),
-            FrameKind::Base { .. } => None,
+            FrameKind::Base { .. } | FrameKind::Compacted => None,
         }
     }
 
@@ -69,6 +72,16 @@ impl Frame {
         let tables = Tables::of(&self.header, self.body());
         let mut r = Reader::new(tables.records);
         (0..self.header.records).map(move |_| Record::decode(&mut r, tables.notes).expect("checked"))
+    }
+
+    /// The rank of each record, in order. Only compacted frames say it.
+    ///
+    /// # Panics
+    /// Never: the table is as long as there are records.
+    pub(crate) fn ranks(&self) -> impl Iterator<Item = Rank> + '_ {
+        let mut r = Reader::new(Tables::of(&self.header, self.body()).ranks);
+        let count = if self.header.kind == FrameKind::Compacted { self.header.records } else { 0 };
+        (0..count).map(move |_| Rank { seq: r.u64().expect("checked"), base: r.u32().expect("checked") })
     }
 
     /// Its units, in order, each with its CRCs.
@@ -124,6 +137,7 @@ struct Tables<'a> {
     units: &'a [u8],
     crcs: &'a [u8],
     records: &'a [u8],
+    ranks: &'a [u8],
     notes: &'a [u8],
     padding: &'a [u8],
     payload: &'a [u8],
@@ -135,8 +149,9 @@ impl<'a> Tables<'a> {
         let (units, rest) = all.split_at_checked(UNIT_ENTRY_BYTES * size(header.units)).unwrap_or_default();
         let (crcs, rest) = rest.split_at_checked(4 * size(header.crcs)).unwrap_or_default();
         let (records, rest) = rest.split_at_checked(RECORD_BYTES * size(header.records)).unwrap_or_default();
+        let (ranks, rest) = rest.split_at_checked(header.rank_bytes() * size(header.records)).unwrap_or_default();
         let (notes, padding) = rest.split_at_checked(size(header.notes_bytes)).unwrap_or_default();
-        Self { all, units, crcs, records, notes, padding, payload }
+        Self { all, units, crcs, records, ranks, notes, padding, payload }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::types::{Extent, Sector, Seq, WallTime};
 pub struct FrameSpot {
     /// Its envelope's offset in the file.
     pub at: u64,
-    /// Live: `Seq` of its first record. Base: its number.
+    /// Live: `Seq` of its first record. Base, compacted: its number.
     pub first: u64,
     /// Records in it.
     pub records: u32,
@@ -55,11 +55,23 @@ impl Builder {
     pub fn add(&mut self, frame: &Frame, envelope_at: u64, frame_at: u64, entries: bool) {
         let payload_at = frame_at + frame.payload_at() as u64;
         let units = if entries { self.units(frame, payload_at) } else { Vec::new() };
+        if frame.header().kind == FrameKind::Compacted {
+            // Times are those of events only; nobody asks a compacted segment for others.
+            frame
+                .records()
+                .zip(frame.ranks())
+                .for_each(|(record, rank)| self.add_record(record, rank, &units, entries));
+            let (first, records) = (frame.header().number.number(), frame.header().records);
+            self.frames.push(FrameSpot { at: envelope_at, first, records, from: WallTime(0), to: WallTime(0) });
+            return;
+        }
         let (first, base) = match frame.header().kind {
             FrameKind::Live { first } => (first.number(), 0),
             FrameKind::Base { as_of, .. } => {
                 (Seq::encode(as_of), u32::try_from(frame.header().number.number()).unwrap_or(u32::MAX))
             }
+            // Dealt with above.
+            FrameKind::Compacted => return,
         };
         let mut from = None;
         for (i, mut record) in (0u64..).zip(frame.records()) {

@@ -114,6 +114,13 @@ pub(crate) fn read_footer(file: &dyn File, trailer: &Trailer) -> Result<Footer> 
     })
 }
 
+/// Only where the frames are: what finding a record by its place or time needs.
+pub(crate) fn read_frames(file: &dyn File, trailer: &Trailer) -> Result<Vec<FrameSpot>> {
+    let [entries, pool, frames, _] = trailer.sections;
+    let at = trailer.footer_at + entries.bytes + pool.bytes;
+    items(&read_section(file, at, frames)?, FrameSpot::decode)
+}
+
 /// Only the events: what opening a journal needs of a sealed segment.
 pub(crate) fn read_events(file: &dyn File, trailer: &Trailer) -> Result<Vec<Event>> {
     let [before @ .., events] = trailer.sections;

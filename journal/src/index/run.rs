@@ -1,6 +1,7 @@
 //! An immutable sorted run of entries, and how to look into it.
 
 use super::entry::{Entry, Rank};
+use super::merged::{Query, Work};
 use crate::types::{Extent, VolumeNo};
 
 /// Entries sorted by (class, volume, sector, rank).
@@ -39,8 +40,8 @@ impl Run {
         &self.entries
     }
 
-    /// Calls `found` with each entry of `volume` that overlaps `extent` and whose rank is not above `newest`.
-    pub fn find(&self, volume: VolumeNo, extent: Extent, newest: Rank, mut found: impl FnMut(&Entry)) {
+    /// Calls `found` with each entry of `volume` that overlaps `extent` and whose rank is not above `newest`: all its versions.
+    pub fn versions(&self, volume: VolumeNo, extent: Extent, newest: Rank, mut found: impl FnMut(&Entry)) {
         let mut from = 0;
         for &(class, end) in &self.classes {
             let entries = self.entries.get(from..end).unwrap_or_default();
@@ -52,5 +53,41 @@ impl Run {
                 entries.iter().skip(start).take_while(|e| (e.volume, e.sector) < (volume.0, extent.end().index()));
             near.filter(|e| e.sector + e.sectors > extent.start().index() && e.rank <= newest).for_each(&mut found);
         }
+    }
+
+    /// Calls `found` with all that can matter to `query`: of each start and class the newest version, and older ones where they reach
+    /// further; how much was looked at.
+    pub fn search(&self, query: &Query, mut found: impl FnMut(&Entry)) -> Work {
+        let mut work = Work { places: 1, ..Work::default() };
+        let (start, end) = (query.extent.start().index(), query.extent.end().index());
+        let newest = Rank { seq: query.newest.number(), base: u32::MAX };
+        let mut from = 0;
+        for &(class, to) in &self.classes {
+            let mut entries = self.entries.get(from..to).unwrap_or_default();
+            from = to;
+            let reach = 1u64.checked_shl(class).unwrap_or(u64::MAX);
+            let lowest = (start + 1).saturating_sub(reach);
+            let place = |e: &Entry| (e.volume, e.sector);
+            entries =
+                entries.get(entries.partition_point(|e| place(e) < (query.volume.0, lowest))..).unwrap_or_default();
+            while let Some(first) = entries.first().filter(|e| e.volume == query.volume.0 && e.sector < end) {
+                let (versions, rest) = entries.split_at(entries.partition_point(|e| place(e) <= place(first)));
+                entries = rest;
+                let limit = end.min(first.sector.saturating_add(reach));
+                let mut covered = start;
+                for entry in versions.iter().take(versions.partition_point(|e| e.rank <= newest)).rev() {
+                    work.entries += 1;
+                    if entry.rank.seq <= query.after || covered >= limit {
+                        break;
+                    }
+                    let end = entry.sector + entry.sectors;
+                    if end > covered {
+                        found(entry);
+                        covered = end;
+                    }
+                }
+            }
+        }
+        work
     }
 }

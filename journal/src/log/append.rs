@@ -194,7 +194,7 @@ impl Log {
                 }
             });
             self.close_on_error(result)?;
-            self.segments.remove(&number);
+            self.segments.retain(|_, segment| segment.header.number != number);
             self.changed = true;
         }
         if numbers.is_empty() {
@@ -275,6 +275,7 @@ impl Log {
         let (kind, resync, first_seq) = match first.header().kind {
             FrameKind::Live { first } => (SegmentKind::Live { first }, None, Some(first)),
             FrameKind::Base { resync, .. } => (SegmentKind::Base { resync }, Some(resync), None),
+            FrameKind::Compacted => return Err(Error::invalid("a compacted frame is nobody's to send")),
         };
         let header = SegmentHeader {
             group: self.options.group,
@@ -285,6 +286,7 @@ impl Log {
             chain_in: first.header().prev,
             first_frame: first.header().number,
             created: now,
+            replaces: None,
         };
         let bytes = header.encode();
         let file = self.disk.open(&header.number.file_name(), Open::CreateNew)?;
@@ -292,7 +294,8 @@ impl Log {
         file.sync()?;
         self.disk.sync_dir()?;
         base_reached(header.kind, Step::BaseSegmentMade)?;
-        let created = SegmentCreated { number: header.number, salt: header.salt, resync, first: first_seq };
+        let created =
+            SegmentCreated { number: header.number, salt: header.salt, resync, first: first_seq, place: header.number };
         self.manifest.append(ManifestEntry::Created(created))?;
         base_reached(header.kind, Step::BaseSegmentNamed)?;
         self.next = SegmentNo(self.next.0 + 1);
@@ -355,7 +358,7 @@ impl Log {
         Ok(sealed)
     }
 
-    fn check_open(&self) -> Result<()> {
+    pub(super) fn check_open(&self) -> Result<()> {
         match &self.closed {
             None => Ok(()),
             Some(why) => Err(Error::poisoned(format!("the journal may not be written: {why}"))),
@@ -370,7 +373,7 @@ impl Log {
         self.close_on_error(failpoint::reached(step))
     }
 
-    fn close_on_error<T>(&mut self, result: Result<T>) -> Result<T> {
+    pub(super) fn close_on_error<T>(&mut self, result: Result<T>) -> Result<T> {
         result.inspect_err(|error| {
             self.closed.get_or_insert_with(|| error.to_string());
         })

@@ -20,6 +20,10 @@ pub(super) fn header_from_frame(
     created: &SegmentCreated,
     group: GroupId,
 ) -> Result<Option<SegmentHeader>> {
+    if created.place != created.number {
+        // Its frames do not say what it stands for.
+        return Ok(None);
+    }
     let kind = match (created.resync, created.first) {
         (Some(resync), _) => SegmentKind::Base { resync },
         (None, Some(first)) => SegmentKind::Live { first },
@@ -39,6 +43,7 @@ pub(super) fn header_from_frame(
         chain_in: first.prev,
         first_frame: first.number,
         created: first.wall,
+        replaces: None,
     }))
 }
 
@@ -56,5 +61,6 @@ pub(super) fn matches(header: &SegmentHeader, created: &SegmentCreated, group: G
         SegmentKind::Live { first } => created.first == Some(first),
         SegmentKind::Base { resync } => created.resync == Some(resync),
     };
-    kind && header.group == group && header.number == created.number && header.salt == created.salt
+    let is_it = header.number == created.number && header.place() == created.place;
+    kind && is_it && header.group == group && header.salt == created.salt
 }

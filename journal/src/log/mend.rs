@@ -7,6 +7,7 @@
 //!
 //! Only ever done because a person asked for it: whoever sent what is set aside sends it again, or compares. Nothing is removed.
 
+use std::collections::BTreeSet;
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -44,12 +45,14 @@ impl Log {
             let is_whole = segment.state == SegmentState::Good
                 && (segment.sealed.is_some()
                     || log.live.writer.as_ref().is_some_and(|w| Arc::ptr_eq(&w.segment, &segment)));
-            let has_end = named.segments.get(&number).is_some_and(|(_, sealed)| *sealed == segment.sealed);
+            let has_end = named.find(number).is_some_and(|(_, sealed)| *sealed == segment.sealed);
             if is_whole || (segment.state == SegmentState::NoIndex && has_end) {
                 continue;
             }
-            let Some(sealed) = log.end_here(&segment)? else {
-                log.segments.remove(&number);
+            // What is left of one that stands for others is not the beginning of what they held.
+            let ended = if segment.header.replaces.is_none() { log.end_here(&segment)? } else { None };
+            let Some(sealed) = ended else {
+                log.segments.remove(&segment.header.place());
                 continue;
             };
             if let Some((_, end)) = named.segments.get_mut(&number) {
@@ -64,8 +67,8 @@ impl Log {
             findings.push(Finding::mended(&name, format!("set aside as {name}{ASIDE}")));
         }
         // 3. What a manifest has not said to be durable is made so before it does.
-        for number in named.segments.keys() {
-            drop(log.disk.open(&number.file_name(), Open::Existing)?);
+        for (created, _) in named.segments.values() {
+            drop(log.disk.open(&created.number.file_name(), Open::Existing)?);
         }
         log.forget_later_stop(&mut named);
         log.manifest.rewrite(&*log.disk, log.entropy, &named.current())?;
@@ -101,9 +104,10 @@ impl Log {
 
     /// Renames the files of the order that are not part of it any more; which.
     fn set_aside(&self, named: &mut Named) -> Result<Vec<String>> {
+        let used: BTreeSet<SegmentNo> = self.segments.values().map(|segment| segment.header.number).collect();
         let is_aside = |number: &SegmentNo| {
-            let is_base = named.segments.get(number).is_some_and(|(created, _)| created.resync.is_some());
-            !is_base && !named.dropped.contains(number) && !self.segments.contains_key(number)
+            let is_base = named.find(*number).is_some_and(|(created, _)| created.resync.is_some());
+            !is_base && !named.dropped.contains(number) && !used.contains(number)
         };
         let files: Vec<String> = self.disk.list()?.into_iter().filter(|name| name.ends_with(".seg")).collect();
         let mut aside = Vec::new();
@@ -115,7 +119,7 @@ impl Log {
         }
         self.disk.sync_dir()?;
         let segments = &self.segments;
-        named.segments.retain(|number, (created, _)| created.resync.is_some() || segments.contains_key(number));
+        named.segments.retain(|place, (created, _)| created.resync.is_some() || segments.contains_key(place));
         Ok(aside)
     }
 

@@ -8,25 +8,31 @@ mod manifest;
 mod mend;
 mod named;
 mod open;
+mod points;
 mod read;
 mod recover;
 mod recovery;
+mod replace;
 mod salvage;
 mod scan;
 mod segment;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 pub use open::{Finding, LogOptions};
+pub use points::PointsFile;
 pub use read::FramePlace;
 pub use recover::{Decision, Facts, Tail, decide};
+pub(crate) use replace::CompactedWriter;
+pub use replace::{Compacted, remove_replaced};
 pub use segment::{Segment, SegmentState};
 
 use crate::disk::Disk;
 use crate::index::Footer;
+use crate::retention::Kept;
 use crate::types::{ChainHead, Durable, FrameNo, ResyncId, SegmentNo};
 
 use manifest::Manifest;
@@ -53,18 +59,26 @@ pub struct Log {
     options: LogOptions,
     entropy: Entropy,
     manifest: Manifest,
-    /// Every segment of the group, by number.
+    /// Every segment of the group, by where it stands: a compacted one in the place of the first that it stands for.
     segments: BTreeMap<SegmentNo, Arc<Segment>>,
     live: Live,
     bases: BTreeMap<ResyncId, Base>,
     next: SegmentNo,
+    /// Numbers given out for files that are made beside the log.
+    taken: BTreeSet<SegmentNo>,
     /// Why it may not be written, if so.
     closed: Option<String>,
     /// It was whole when it was opened, and there was no room to go on.
     lacks_room: bool,
     /// Bases of which something cannot be read, each with the segments that cannot be used at all.
     lost_bases: BTreeMap<ResyncId, Vec<SegmentNo>>,
-    /// Segments were sealed or dropped.
+    /// Where history was thinned, and what is left there.
+    kept: Option<Arc<Kept>>,
+    /// The list that says so.
+    list: Option<SegmentNo>,
+    /// What is left there cannot be read.
+    lost_points: bool,
+    /// Segments were sealed, dropped or replaced.
     changed: bool,
     last_footer: Mutex<Option<(SegmentNo, Arc<Footer>)>>,
 }
@@ -128,7 +142,12 @@ impl Log {
         new.then(|| Finding::damage(place, what))
     }
 
-    /// Its segments, by number.
+    /// Where history was thinned, and what is left there.
+    pub(crate) fn kept(&self) -> Option<&Arc<Kept>> {
+        self.kept.as_ref()
+    }
+
+    /// Its segments, each chain in its order.
     pub fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
         self.segments.values()
     }

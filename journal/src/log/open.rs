@@ -1,6 +1,6 @@
 //! Opens a log: reads the manifest, checks each segment, recovers the ones that were being written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use super::header::{header_from_frame, matches, read_header};
@@ -75,6 +75,7 @@ impl Log {
             read_only: false,
             live_ends: false,
             lost_bases: BTreeMap::new(),
+            lost_points: false,
         };
         if cut {
             opening.report("manifest", "its last entry was torn and was cut", true);
@@ -96,12 +97,19 @@ impl Log {
             live: Live::default(),
             bases: BTreeMap::new(),
             next: SegmentNo(named.next),
+            taken: BTreeSet::new(),
             closed: None,
             lacks_room: false,
             lost_bases: BTreeMap::new(),
+            kept: None,
+            list: None,
+            lost_points: false,
             changed: false,
             last_footer: Mutex::default(),
         };
+        log.kept = opening.points(&mut named)?;
+        log.list = named.thinned.map(|thinned| thinned.list);
+        log.next = SegmentNo(named.next);
         for (created, sealed) in named.segments.values() {
             let is_last = named.is_last(created);
             // Where a clean stop was is said of the last segment.
@@ -109,6 +117,7 @@ impl Log {
             opening.segment(&mut log, (created, *sealed), (stopped, is_last))?;
         }
         log.closed = opening.closed;
+        log.lost_points = opening.lost_points;
         log.lost_bases = opening.lost_bases;
         if log.closed.is_none() {
             match log.settle(&entries, &named) {
@@ -142,7 +151,7 @@ impl Log {
 
 /// A log that is being opened.
 pub(super) struct Opening {
-    disk: Arc<dyn Disk>,
+    pub(super) disk: Arc<dyn Disk>,
     pub(super) options: LogOptions,
     findings: Vec<Finding>,
     closed: Option<String>,
@@ -151,6 +160,8 @@ pub(super) struct Opening {
     /// A live segment is damaged or gone: the order ends there, whatever later segments hold.
     live_ends: bool,
     lost_bases: BTreeMap<ResyncId, Vec<SegmentNo>>,
+    /// Which points are left where history was thinned is not known.
+    pub(super) lost_points: bool,
 }
 
 impl Opening {
@@ -182,9 +193,18 @@ impl Opening {
     /// manifest that lost something.
     fn look_for_strays(&mut self, named: &Named) -> Result<()> {
         let mut empty = Vec::new();
-        for name in self.disk.list()? {
+        let names = self.disk.list()?;
+        let known: BTreeSet<SegmentNo> = named.segments.values().map(|(created, _)| created.number).collect();
+        let there = names.iter().filter_map(|name| SegmentNo::of_file(name)).filter(|number| known.contains(number));
+        let is_complete = there.count() == known.len();
+        for name in names {
             let number = SegmentNo::of_file(&name);
-            if !name.ends_with(".seg") || number.is_some_and(|number| named.segments.contains_key(&number)) {
+            if !name.ends_with(".seg") || number.is_some_and(|number| known.contains(&number)) {
+                continue;
+            }
+            // What it was to stand for is all there: it was never named.
+            if is_complete && self.is_compacted(&name)? {
+                empty.push(name);
                 continue;
             }
             if !number.is_some_and(|number| named.dropped.contains(&number)) && self.holds_frames(&name)? {
@@ -198,6 +218,11 @@ impl Opening {
         }
         empty.iter().try_for_each(|name| self.disk.remove(name))?;
         self.disk.sync_dir()
+    }
+
+    fn is_compacted(&self, name: &str) -> Result<bool> {
+        let header = read_header(&*self.disk.open(name, Open::ReadOnly)?);
+        Ok(header.is_ok_and(|header| header.replaces.is_some() && header.group == self.options.group))
     }
 
     /// Whether a file may hold anything but a header: only what surely holds nothing is removed.

@@ -14,8 +14,8 @@ use crate::codec::{
 };
 use crate::error::{Error, Result};
 use crate::frame::Frame;
-use crate::index::{Builder, Footer, FrameSpot, read_events, read_footer, read_trailer};
-use crate::types::{ResyncId, SegmentNo, Seq, WallTime};
+use crate::index::{Builder, Footer, FrameSpot, read_events, read_footer, read_frames, read_trailer};
+use crate::types::{EpochId, ResyncId, SegmentNo, Seq, WallTime};
 
 /// Where a frame is. Stays readable when its segment is sealed, and even when it is dropped.
 #[derive(Clone, Debug)]
@@ -39,10 +39,12 @@ impl Log {
         {
             return Ok(spot(&writer.index.frames, seq).map(|at| FramePlace { segment: writer.segment.clone(), at }));
         }
-        let holds = |segment: &&Arc<Segment>| match (segment.header.kind, segment.sealed.and_then(|sealed| sealed.end))
-        {
-            (SegmentKind::Live { first }, Some(end)) => first <= seq && seq < end,
-            _ => false,
+        let holds = |segment: &&Arc<Segment>| {
+            segment.header.replaces.is_none()
+                && match (segment.header.kind, segment.sealed.and_then(|sealed| sealed.end)) {
+                    (SegmentKind::Live { first }, Some(end)) => first <= seq && seq < end,
+                    _ => false,
+                }
         };
         let Some(segment) = self.segments.values().find(holds) else { return Ok(None) };
         let footer = self.footer(segment)?;
@@ -163,6 +165,28 @@ impl Segment {
         Ok(Footer::from(index))
     }
 
+    /// Where its frames are, as it is stored: a small part of the index.
+    fn stored_frames(&self) -> Result<Vec<FrameSpot>> {
+        let sealed = self.sealed.ok_or(Malformed("a segment without an end"))?;
+        read_frames(&*self.file, &read_trailer(&*self.file, sealed.file_bytes, self.header.salt)?)
+    }
+
+    /// Where its frames are.
+    pub(crate) fn frames(&self) -> Result<Vec<FrameSpot>> {
+        if self.state == SegmentState::Good
+            && let Ok(frames) = self.stored_frames()
+        {
+            return Ok(frames);
+        }
+        Ok(self.rebuild()?.frames)
+    }
+
+    /// Bytes of the index as it is stored; of one that has to be made again, 0.
+    pub(crate) fn index_bytes(&self) -> u64 {
+        let trailer = self.sealed.map(|sealed| read_trailer(&*self.file, sealed.file_bytes, self.header.salt));
+        trailer.and_then(Result::ok).map_or(0, |trailer| trailer.footer_bytes())
+    }
+
     /// Its events; needs only a small part of the index.
     pub(crate) fn events(&self) -> Result<Vec<crate::index::Event>> {
         let read = || -> Result<_> {
@@ -177,12 +201,12 @@ impl Segment {
         Ok(self.rebuild()?.events)
     }
 
-    /// Header of the last frame of a sealed segment, which has to be the one the manifest says. Only the header is read: what is
-    /// wrong with its data is found when that is read.
+    /// Header of the last frame of a sealed segment, which has to be the one the manifest says. Only the header is read, and
+    /// where it is: what is wrong with its data, or with entries of its index, is found when those are read.
     pub(super) fn last_frame(&self) -> Result<FrameHeader> {
         let sealed = self.sealed.ok_or(Malformed("a segment without an end"))?;
-        let footer = self.stored_footer()?;
-        let last = footer.frames.last().ok_or(Malformed("a sealed segment without frames"))?;
+        let frames = self.stored_frames()?;
+        let last = frames.last().ok_or(Malformed("a sealed segment without frames"))?;
         let mut bytes = [0; FRAME_HEADER_BYTES];
         self.file.read_exact_at(last.at + ENVELOPE_BYTES as u64, &mut bytes)?;
         let header = FrameHeader::decode(&bytes)?;
@@ -192,11 +216,17 @@ impl Segment {
         Ok(header)
     }
 
+    /// The run of the agent that its last frame is of.
+    pub(crate) fn last_epoch(&self) -> Result<EpochId> {
+        self.last_frame().map(|last| last.epoch)
+    }
+
     /// Up to where frames count whatever became of their data: a sealed segment was promised up to its end, and what may stand behind that
     /// was set aside.
     pub(super) fn promised(&self) -> u64 {
-        let last = |sealed: SegmentSealed| {
-            sealed.end.map_or_else(|| sealed.last_frame.number(), |end| Seq::encode(end.before()))
+        let last = |sealed: SegmentSealed| match sealed.end.filter(|_| self.header.replaces.is_none()) {
+            Some(end) => Seq::encode(end.before()),
+            None => sealed.last_frame.number(),
         };
         self.sealed.map_or(0, last)
     }

@@ -34,8 +34,12 @@ impl Opening {
             }
             Err(error) => self.scan_sealed(name, &mut segment, &error),
         };
-        self.advance(log, &header, last, true);
-        log.segments.insert(header.number, Arc::new(segment));
+        match header.replaces {
+            Some(_) if segment.state != SegmentState::Good && last.is_none() => {}
+            Some(_) => self.advance_to(log, &header, &sealed),
+            None => self.advance(log, &header, last, true),
+        }
+        log.segments.insert(header.place(), Arc::new(segment));
         Ok(())
     }
 
@@ -63,14 +67,18 @@ impl Opening {
 
     /// Moves the head of the segment's chain to where the manifest says that it ended.
     fn advance_to(&mut self, log: &mut Log, header: &SegmentHeader, sealed: &SegmentSealed) {
+        let (frame, chain) = match header.replaces {
+            Some(replaces) => (replaces.last_frame, replaces.chain_out),
+            None => (sealed.last_frame, sealed.head),
+        };
         match (header.kind, sealed.end.and_then(Seq::before)) {
             (SegmentKind::Live { .. }, Some(seq)) => {
-                log.live.head = Some(Head { epoch: header.epoch, seq, frame: sealed.last_frame, chain: sealed.head });
+                log.live.head = Some(Head { epoch: header.epoch, seq, frame, chain });
                 log.live.durable = Some(Durable(seq));
             }
             (SegmentKind::Live { .. }, None) => {}
             (SegmentKind::Base { resync }, _) => {
-                advance_base(log, resync, BaseHead { frame: sealed.last_frame, chain: sealed.head }, true);
+                advance_base(log, resync, BaseHead { frame, chain }, true);
             }
         }
     }
@@ -127,7 +135,7 @@ impl Opening {
         self.advance(log, &header, run.last, false);
         if let Some(sealed) = run.sealed(&header).filter(|_| !is_last && state == SegmentState::Good) {
             let segment = Segment { header, file, sealed: Some(sealed), state: SegmentState::NoIndex };
-            log.segments.insert(header.number, Arc::new(segment));
+            log.segments.insert(header.place(), Arc::new(segment));
             return Ok(());
         }
         let segment = Arc::new(Segment { header, file, sealed: None, state });
@@ -136,7 +144,7 @@ impl Opening {
             SegmentKind::Live { .. } => log.live.writer = Some(writer),
             SegmentKind::Base { resync } => log.bases.entry(resync).or_default().writer = Some(writer),
         }
-        log.segments.insert(header.number, segment);
+        log.segments.insert(header.place(), segment);
         Ok(())
     }
 

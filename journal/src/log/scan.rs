@@ -80,6 +80,9 @@ struct Expect {
 
 impl Expect {
     fn start(header: &SegmentHeader) -> Self {
+        if header.replaces.is_some() {
+            return Self { number: FrameNo::FIRST, prev: ChainHead::START, first: None };
+        }
         let first = match header.kind {
             SegmentKind::Live { first } => Some(first),
             SegmentKind::Base { .. } => None,
@@ -89,6 +92,7 @@ impl Expect {
 
     fn fits(&self, header: &SegmentHeader, frame: &Frame) -> bool {
         let place = match (frame.header().kind, header.kind) {
+            (kind, _) if header.replaces.is_some() => kind == FrameKind::Compacted,
             (FrameKind::Live { first }, SegmentKind::Live { .. }) => self.first == Some(first),
             (FrameKind::Base { resync, .. }, SegmentKind::Base { resync: ours }) => resync == ours,
             _ => false,

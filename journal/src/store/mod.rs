@@ -4,7 +4,10 @@
 
 mod cache;
 mod changed;
+mod clean;
 mod find;
+mod indexes;
+mod merge;
 mod records;
 mod resolve;
 #[cfg(test)]
@@ -15,8 +18,10 @@ mod version;
 mod view;
 mod write;
 
-pub use find::{GapInfo, NotCovered, PointInfo, When};
-pub use timeline::{Resized, Stretch, Timeline, VolumeInfo};
+pub use clean::{Cleaner, CompactPlan, Examined, Output, Pace, Surveyed};
+pub use find::{GapInfo, NotCovered, PointInfo, When, WhyNoPoints};
+pub use merge::{FAN_IN, Merger, Merging};
+pub use timeline::{BEFORE_ROLLBACK, Resized, Rollback, Stretch, Timeline, VolumeInfo};
 pub use verify::Verified;
 pub use version::{Library, Version};
 pub use view::View;

@@ -2,9 +2,11 @@
 
 use std::ops::ControlFlow;
 
+use super::indexes::{Index, Indexed};
 use crate::codec::{Codec, SegmentKind};
 use crate::error::Result;
 use crate::frame::Frame;
+use crate::index::Tally;
 use crate::log::{Finding, Head, Segment};
 use crate::types::{ChainHead, FrameNo};
 
@@ -32,7 +34,38 @@ impl super::Version {
                 }
             }
         }
+        self.verify_runs(&mut found, &mut progress);
         Ok(found)
+    }
+
+    /// Compares each merged run with the indexes of its segments. One that is not right is dropped, and made again.
+    fn verify_runs(&self, found: &mut Verified, progress: &mut impl FnMut(u64) -> ControlFlow<()>) {
+        for place in self.indexes.places() {
+            let Index::Run(run, sources) = &place.index else { continue };
+            let why = match run.tallies() {
+                Ok(tallies) => {
+                    let mut pairs = sources.iter().zip(tallies);
+                    // What is wrong with an index is found where its segment is looked at.
+                    let differs = |(known, tally): (&Option<Indexed>, Tally)| {
+                        let footer = known.as_ref().and_then(|known| known.segment.footer().ok());
+                        footer.is_some_and(|footer| Tally::of_footer(&footer).is_ok_and(|own| own != tally))
+                    };
+                    let differs = pairs.any(|pair| progress(found.bytes).is_continue() && differs(pair));
+                    differs.then(|| "it does not say what the indexes of its segments say".to_owned())
+                }
+                Err(error) => Some(format!("it cannot be read: {error}")),
+            };
+            if let Some(why) = why {
+                run.spoil();
+                let what = format!("{why}; it is dropped, and made again from the indexes of its segments");
+                found.findings.push(Finding::mended(run.number().file_name(), what));
+            }
+        }
+    }
+
+    /// Looks into no merged run any more: all of them are dropped, and made again from the indexes of their segments.
+    pub fn distrust_runs(&self) {
+        self.indexes.runs().for_each(|run| run.spoil());
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cache::IndexCache;
+use super::indexes::Indexes;
 use super::records::Records;
 use super::timeline::Timeline;
 use super::view::View;
@@ -46,6 +47,8 @@ pub struct Version {
     pub(super) tail: Option<(Arc<Segment>, Vec<Arc<Footer>>)>,
     /// From here on every view would need a base that is damaged.
     pub(super) lost_from: Option<Seq>,
+    /// Where to look into the sealed segments of both.
+    pub(super) indexes: Arc<Indexes>,
     pub(super) cache: Arc<IndexCache>,
     /// Bytes of all segments.
     pub(super) bytes: u64,
@@ -75,7 +78,7 @@ impl Version {
     /// The journal as of `seq`, point or not: the caller has asked [`find`](Self::find), or knows why it needs this one.
     ///
     /// # Errors
-    /// `Invalid` beyond the head.
+    /// `Invalid` beyond the head, and where history was thinned.
     pub fn view(self: &Arc<Self>, seq: Seq) -> Result<View> {
         if self.head.is_none_or(|head| head.seq < seq) {
             return Err(Error::invalid(format!("nothing is durable at {seq} yet")));
@@ -83,39 +86,38 @@ impl Version {
         if self.lost_from.is_some_and(|lost| lost <= seq) {
             return Err(Error::corrupt(format!("a base that counts at {seq} is damaged: see verify")));
         }
+        if self.timeline.kept().is_some_and(|kept| !kept.offers(seq)) {
+            return Err(Error::invalid(format!("{seq} is no point any more: history was thinned there")));
+        }
         Ok(View::new(self.clone(), seq))
     }
 
-    /// Calls `look` with the index of each live segment that overlaps `[from, to]`, oldest first.
-    pub(super) fn live_indexes(
-        &self,
-        from: Seq,
-        to: Seq,
-        mut look: impl FnMut(&Arc<Segment>, &Arc<Footer>),
-    ) -> Result<()> {
-        for segment in self.live.iter() {
-            let (first, end) = span(segment);
-            if first <= to.number() && from.number() < end {
-                look(segment, &self.cache.footer(segment)?);
-            }
-        }
-        if let Some((segment, footers)) = &self.tail {
-            footers.iter().for_each(|footer| look(segment, footer));
-        }
-        Ok(())
+    /// Places that a reader looks into at most: merged runs, and indexes of single segments.
+    pub fn places(&self) -> usize {
+        self.indexes.places().len() + self.tail.iter().map(|(_, footers)| footers.len()).sum::<usize>()
+    }
+
+    /// Bytes that what is known of the merged runs takes in memory.
+    pub fn runs_memory_bytes(&self) -> usize {
+        self.indexes.runs().map(|run| run.memory_bytes()).sum()
     }
 
     /// The records of the frame that holds `seq`.
     pub(super) fn records_of(&self, seq: Seq) -> Result<Option<Records>> {
-        let mut place = None;
-        self.live_indexes(seq, seq, |segment, footer| {
-            let after = footer.frames.partition_point(|frame| frame.first <= seq.number());
-            let frame = after.checked_sub(1).and_then(|i| footer.frames.get(i));
-            if let Some(frame) = frame.filter(|frame| seq.number() < frame.first + u64::from(frame.records)) {
-                place = Some((segment.clone(), *frame));
-            }
-        })?;
-        place.map(|(segment, spot): (Arc<Segment>, FrameSpot)| Records::read(&segment, &spot)).transpose()
+        let number = seq.number();
+        let holds = |frames: &[FrameSpot]| {
+            let after = frames.partition_point(|frame| frame.first <= number);
+            let frame = after.checked_sub(1).and_then(|i| frames.get(i));
+            frame.filter(|frame| number < frame.first + u64::from(frame.records)).copied()
+        };
+        if let Some((segment, footers)) = &self.tail
+            && let Some(spot) = footers.iter().rev().find_map(|footer| holds(&footer.frames))
+        {
+            return Records::read(segment, &spot).map(Some);
+        }
+        let after = self.live.partition_point(|segment| span(segment).0 <= number);
+        let Some(segment) = after.checked_sub(1).and_then(|i| self.live.get(i)) else { return Ok(None) };
+        holds(&self.cache.frames(segment)?).map(|spot| Records::read(segment, &spot)).transpose()
     }
 }
 

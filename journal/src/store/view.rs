@@ -1,19 +1,18 @@
 //! The journal as of one place in the order. Everything that is read was checked.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::Range;
+use std::sync::Arc;
 
+use super::indexes::{Crcs, Hit};
 use super::resolve::{Candidate, Piece, joined, resolve};
 use super::timeline::VolumeInfo;
 use super::version::Version;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
-use crate::index::{Entry, Footer, Rank};
+use crate::index::{Entry, Query, Work};
 use crate::limits::CRC_CHUNK_BYTES;
 use crate::log::Segment;
-use crate::types::{Extent, SECTOR_BYTES, Sector, Sectors, SegmentNo, Seq, VolumeNo};
-
-/// Decoded units kept: sequential reads come back to the last one, random ones to the hot ones.
-const UNITS_KEPT: usize = 32;
+use crate::types::{Extent, SECTOR_BYTES, Sector, Sectors, Seq, VolumeNo};
 
 /// All volumes of the group as of one `Seq`. Shared by any number of threads.
 #[derive(Debug)]
@@ -21,23 +20,19 @@ pub struct View {
     version: Arc<Version>,
     seq: Seq,
     volumes: Vec<VolumeInfo>,
-    units: Mutex<Vec<Decoded>>,
 }
 
+/// Where a candidate is stored.
 #[derive(Debug)]
-struct Decoded {
-    segment: SegmentNo,
-    at: u64,
-    bytes: Arc<Vec<u8>>,
+struct Source {
+    segment: Arc<Segment>,
+    crcs: Crcs,
 }
-
-/// Where candidates come from.
-type Source = (Arc<Segment>, Arc<Footer>);
 
 impl View {
     pub(super) fn new(version: Arc<Version>, seq: Seq) -> Self {
         let volumes = version.timeline().volumes(seq);
-        Self { version, seq, volumes, units: Mutex::default() }
+        Self { version, seq, volumes }
     }
 
     /// As of when.
@@ -60,21 +55,38 @@ impl View {
         }
         let asked = Extent::of_bytes(offset, buf.len() as u64).ok_or_else(|| Error::invalid("not a run of sectors"))?;
         self.check_inside(volume, asked)?;
-        let (pieces, sources) = self.pieces(volume, asked)?;
-        let mut filled = 0;
-        for piece in &pieces {
-            let at = index(piece.extent.byte() - asked.byte());
-            buf[filled..at].fill(0);
-            filled = at + index(piece.extent.bytes());
-            self.read_piece(piece, &sources, &mut buf[at..filled])?;
+        let (pieces, sources, _) = self.pieces(volume, asked)?;
+        let place =
+            |piece: &Piece| index(piece.extent.byte() - asked.byte())..index(piece.extent.end().byte() - asked.byte());
+        let (mut filled, mut rest) = (0, pieces.as_slice());
+        while let [first, ..] = rest {
+            // What was written together lies together: one read for all of it.
+            let count = together(rest, &sources).max(1);
+            let (now, later) = rest.split_at(count);
+            let Range { start, .. } = place(first);
+            buf[filled..start].fill(0);
+            filled = now.last().map_or(start, |last| place(last).end);
+            match now {
+                [only] => self.read_piece(only, &sources, &mut buf[start..filled])?,
+                many => read_together(many, &sources, &mut buf[start..filled])?,
+            }
+            rest = later;
         }
         buf[filled..].fill(0);
         Ok(())
     }
 
+    /// How much is looked at to find where `within` is stored.
+    ///
+    /// # Errors
+    /// As [`data`](Self::data).
+    pub fn looks(&self, volume: VolumeNo, within: Extent) -> Result<Work> {
+        self.pieces(volume, within).map(|(.., work)| work)
+    }
+
     /// The extents within `within` that hold data, in order and not touching; the rest reads as zeroes.
     pub fn data(&self, volume: VolumeNo, within: Extent) -> Result<Vec<Extent>> {
-        let (pieces, _) = self.pieces(volume, within)?;
+        let (pieces, ..) = self.pieces(volume, within)?;
         let data = pieces.iter().filter(|piece| piece.candidate.entry.stored > 0 || piece.candidate.entry.at != 0);
         Ok(joined(data.map(|piece| piece.extent).collect()))
     }
@@ -94,20 +106,12 @@ impl View {
         within: Extent,
         mut changed: impl FnMut(Extent),
     ) -> Result<()> {
-        let newest = Rank { seq: self.seq.number(), base: u32::MAX };
-        let oldest = Seq::encode(from);
+        let query = Query { volume, extent: within, newest: self.seq, after: Seq::encode(from) };
         let mut keep = |entry: &Entry| entry.extent().overlap(within).into_iter().for_each(&mut changed);
-        self.version.live_indexes(Seq::following(from), self.seq, |_, footer| {
-            footer.run.find(volume, within, newest, |entry| {
-                if entry.rank.seq > oldest {
-                    keep(entry);
-                }
-            });
-        })?;
-        for (segment, _) in self.version.bases.iter().filter(|(_, sealed)| Some(*sealed) > from && *sealed <= self.seq)
-        {
-            self.version.cache.footer(segment)?.run.find(volume, within, newest, &mut keep);
+        for footer in self.version.tail.iter().flat_map(|(_, footers)| footers) {
+            footer.run.search(&query, &mut keep);
         }
+        self.version.indexes.search(&self.version.cache, &query, None, |hit| keep(&hit.entry))?;
         Ok(())
     }
 
@@ -121,23 +125,30 @@ impl View {
         Ok(())
     }
 
-    /// Which part of `asked` is where.
-    fn pieces(&self, volume: VolumeNo, asked: Extent) -> Result<(Vec<Piece>, Vec<Source>)> {
-        let newest = Rank { seq: self.seq.number(), base: u32::MAX };
-        let (mut candidates, mut sources) = (Vec::new(), Vec::new());
-        let mut look = |segment: &Arc<Segment>, footer: &Arc<Footer>| {
-            let before = candidates.len();
-            let source = sources.len();
-            footer.run.find(volume, asked, newest, |&entry| candidates.push(Candidate { entry, source }));
-            if candidates.len() > before {
-                sources.push((segment.clone(), footer.clone()));
+    /// Which part of `asked` is where, and how much was looked at to know.
+    fn pieces(&self, volume: VolumeNo, asked: Extent) -> Result<(Vec<Piece>, Vec<Source>, Work)> {
+        let query = Query { volume, extent: asked, newest: self.seq, after: 0 };
+        let (mut candidates, mut sources, mut covered) = (Vec::new(), Vec::new(), 0);
+        let mut work = Work::default();
+        let mut found = |Hit { entry, segment, crcs }: Hit| {
+            if entry.extent().overlap(asked) == Some(asked) {
+                covered = entry.rank.seq.max(covered);
             }
+            candidates.push(Candidate { entry, source: sources.len() });
+            sources.push(Source { segment, crcs });
         };
-        for (segment, _) in self.version.bases.iter().filter(|(_, sealed)| *sealed <= self.seq) {
-            look(segment, &self.version.cache.footer(segment)?);
+        let tail =
+            self.version.tail.iter().flat_map(|(segment, footers)| footers.iter().rev().map(move |f| (segment, f)));
+        for (segment, footer) in tail {
+            let hit = |&entry: &Entry| Hit { entry, segment: segment.clone(), crcs: Crcs::Footer(footer.clone()) };
+            work += footer.run.search(&query, |entry| found(hit(entry)));
         }
-        self.version.live_indexes(Seq::FIRST, self.seq, look)?;
-        Ok((resolve(asked, candidates), sources))
+        let before = covered;
+        work += self.version.indexes.search(&self.version.cache, &query, Some(before), |hit| {
+            candidates.push(Candidate { entry: hit.entry, source: sources.len() });
+            sources.push(Source { segment: hit.segment, crcs: hit.crcs });
+        })?;
+        Ok((resolve(asked, candidates), sources, work))
     }
 
     fn read_piece(&self, piece: &Piece, sources: &[Source], buf: &mut [u8]) -> Result<()> {
@@ -147,11 +158,11 @@ impl View {
             buf.chunks_mut(fill.len()).for_each(|chunk| chunk.copy_from_slice(&fill[..chunk.len()]));
             return Ok(());
         }
-        let (segment, footer) = &sources[piece.candidate.source];
+        let Source { segment, crcs } = &sources[piece.candidate.source];
         let skipped = (piece.extent.start().index() - entry.sector) * SECTOR_BYTES;
         let start = index(u64::from(entry.offset) + skipped);
         match entry.codec {
-            Codec::Raw => read_raw(segment, footer, entry, start, buf),
+            Codec::Raw => read_raw(segment, crcs, entry, start, buf),
             Codec::Lz4 => {
                 let unit = self.decoded(segment, entry)?;
                 let wanted =
@@ -164,10 +175,9 @@ impl View {
 
     /// A compressed unit, decoded.
     fn decoded(&self, segment: &Segment, entry: &Entry) -> Result<Arc<Vec<u8>>> {
-        let number = segment.header.number;
-        let same = |unit: &Decoded| unit.segment == number && unit.at == entry.at;
-        if let Some(unit) = self.kept().iter().find(|unit| same(unit)) {
-            return Ok(unit.bytes.clone());
+        let is_it = |unit: &Arc<Vec<u8>>| unit.len() == index(entry.decoded.into());
+        if let Some(unit) = self.version.cache.unit(segment, entry.at).filter(is_it) {
+            return Ok(unit);
         }
         let mut stored = vec![0; index(entry.stored.into())];
         segment.file.read_exact_at(entry.at, &mut stored)?;
@@ -180,16 +190,8 @@ impl View {
             return Err(lost(segment, entry, "it decodes to another length"));
         }
         let bytes = Arc::new(bytes);
-        let mut kept = self.kept();
-        if kept.len() >= UNITS_KEPT {
-            kept.remove(0);
-        }
-        kept.push(Decoded { segment: number, at: entry.at, bytes: bytes.clone() });
+        self.version.cache.keep_unit(segment, entry.at, &bytes);
         Ok(bytes)
-    }
-
-    fn kept(&self) -> std::sync::MutexGuard<'_, Vec<Decoded>> {
-        self.units.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The sectors of `within` that this view and `other` may hold differently, as far as the journal tells without reading data.
@@ -205,13 +207,62 @@ impl View {
     }
 }
 
-/// Reads bytes `start..` of a raw unit into `buf`, checking each chunk that it touches.
-fn read_raw(segment: &Segment, footer: &Footer, entry: &Entry, start: usize, buf: &mut [u8]) -> Result<()> {
-    let unit_bytes = index(entry.stored.into());
-    let crc_of = |chunk: usize| match entry.has_many_crcs() {
-        false => Some(entry.crc),
-        true => footer.pool.get(index(entry.crc.into()) + chunk).copied(),
+/// Where a piece is in its segment's file, if whole chunks of a raw unit are all of it.
+fn chunks(piece: &Piece) -> Option<Range<u64>> {
+    let entry = &piece.candidate.entry;
+    if entry.stored == 0 || entry.codec != Codec::Raw {
+        return None;
+    }
+    let start = u64::from(entry.offset) + (piece.extent.start().index() - entry.sector) * SECTOR_BYTES;
+    let end = start + piece.extent.bytes();
+    let is_chunk = |at: u64| at.is_multiple_of(CRC_CHUNK_BYTES as u64);
+    let is_whole = is_chunk(start) && (is_chunk(end) || end == u64::from(entry.stored));
+    is_whole.then_some(entry.at + start..entry.at + end)
+}
+
+/// How many of the pieces, from the first on, follow each other in the volume and in one segment as well, in whole chunks.
+fn together(pieces: &[Piece], sources: &[Source]) -> usize {
+    let segment = |piece: &Piece| &sources[piece.candidate.source].segment;
+    let follows = |pair: &[Piece]| {
+        let [a, b] = pair else { return false };
+        a.extent.end() == b.extent.start()
+            && Arc::ptr_eq(segment(a), segment(b))
+            && chunks(a).zip(chunks(b)).is_some_and(|(a, b)| a.end == b.start)
     };
+    1 + pieces.windows(2).take_while(|pair| follows(pair)).count()
+}
+
+/// Reads pieces that lie together, and checks each.
+fn read_together(pieces: &[Piece], sources: &[Source], buf: &mut [u8]) -> Result<()> {
+    let Some(first) = pieces.first() else { return Ok(()) };
+    let at = chunks(first).map_or(first.candidate.entry.at, |range| range.start);
+    sources[first.candidate.source].segment.file.read_exact_at(at, buf)?;
+    let mut rest = &*buf;
+    for piece in pieces {
+        let (now, later) = rest.split_at(index(piece.extent.bytes()));
+        rest = later;
+        let entry = &piece.candidate.entry;
+        let Source { segment, crcs } = &sources[piece.candidate.source];
+        let skipped = (piece.extent.start().index() - entry.sector) * SECTOR_BYTES;
+        let chunk = index(u64::from(entry.offset) + skipped) / CRC_CHUNK_BYTES;
+        check_chunks(now, chunk, |chunk| crc_of(entry, crcs, chunk))
+            .ok_or_else(|| lost(segment, entry, "its checksum does not match"))?;
+    }
+    Ok(())
+}
+
+/// The CRC of a chunk of a raw unit.
+fn crc_of(entry: &Entry, crcs: &Crcs, chunk: usize) -> Option<u32> {
+    match entry.has_many_crcs() {
+        false => Some(entry.crc),
+        true => crcs.get(index(entry.crc.into()) + chunk),
+    }
+}
+
+/// Reads bytes `start..` of a raw unit into `buf`, checking each chunk that it touches.
+fn read_raw(segment: &Segment, crcs: &Crcs, entry: &Entry, start: usize, buf: &mut [u8]) -> Result<()> {
+    let unit_bytes = index(entry.stored.into());
+    let crc_of = |chunk: usize| crc_of(entry, crcs, chunk);
     let aligned = start.is_multiple_of(CRC_CHUNK_BYTES)
         && (buf.len().is_multiple_of(CRC_CHUNK_BYTES) || start + buf.len() == unit_bytes);
     if aligned {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::cache::IndexCache;
+use super::indexes::Indexes;
 use super::timeline::Timeline;
 use super::version::{Library, Version};
 use crate::codec::{Body, FrameKind, Sealed, SegmentKind};
@@ -10,9 +11,9 @@ use crate::disk::Disk;
 use crate::error::{Error, Result};
 use crate::failpoint::{self, Step};
 use crate::frame::Frame;
-use crate::index::{Builder, Footer};
-use crate::log::{BaseHead, Entropy, Finding, Head, Log, LogOptions, Segment};
-use crate::types::{ChainHead, Durable, GroupId, ResyncId, Seq, SessionId, WallTime};
+use crate::index::{Builder, Footer, MergedRun, RunNo};
+use crate::log::{BaseHead, Compacted, Entropy, Finding, Head, Log, LogOptions, PointsFile, Segment};
+use crate::types::{ChainHead, Durable, GroupId, ResyncId, SegmentNo, Seq, SessionId, WallTime};
 
 /// The journal of one group at a receiver.
 #[derive(Debug)]
@@ -22,6 +23,7 @@ pub struct Store {
     cache: Arc<IndexCache>,
     timeline: Timeline,
     tail: Tail,
+    runs: Vec<Arc<MergedRun>>,
     /// Segments were sealed or dropped since the last publication.
     segments_changed: bool,
     /// A base was sealed since the last [`sync`](Self::sync).
@@ -49,7 +51,8 @@ impl Store {
         segment_bytes: u64,
         entropy: Entropy,
     ) -> Result<(Self, Vec<Finding>)> {
-        let (mut log, mut findings) = Log::open(disk, LogOptions { group, segment_bytes, entries: true }, entropy)?;
+        let (mut log, mut findings) =
+            Log::open(disk.clone(), LogOptions { group, segment_bytes, entries: true }, entropy)?;
         if log.closed().is_none() {
             log.sync()?;
             for resync in log.bases().collect::<Vec<_>>() {
@@ -61,8 +64,11 @@ impl Store {
             let events = if segment.sealed.is_some() { segment.events()? } else { open_events(&log, segment) };
             events.into_iter().for_each(|event| timeline.add(event));
         }
+        if let Some(kept) = log.kept() {
+            timeline.thin(kept);
+        }
         findings.extend(check_bases(&mut log, &timeline)?);
-        let cache = Arc::new(IndexCache::default());
+        let cache = Arc::new(IndexCache::new());
         let library = Library::new(Version {
             head: None,
             head_time: WallTime(0),
@@ -71,11 +77,20 @@ impl Store {
             bases: Arc::default(),
             tail: None,
             lost_from: None,
+            indexes: Arc::default(),
             cache: cache.clone(),
             bytes: 0,
         });
-        let mut store =
-            Self { log, library, cache, timeline, tail: Tail::default(), segments_changed: true, seals: false };
+        let mut store = Self {
+            log,
+            library,
+            cache,
+            timeline,
+            tail: Tail::default(),
+            runs: open_runs(&*disk, group)?,
+            segments_changed: true,
+            seals: false,
+        };
         store.tail.update(&store.log);
         store.publish()?;
         Ok((store, findings))
@@ -188,12 +203,55 @@ impl Store {
         Ok(())
     }
 
+    /// A number for a file that is made beside the journal, by whoever thins or cleans it: above `beyond`, and of no use once the journal
+    /// was opened anew.
+    pub fn take_number(&mut self, beyond: SegmentNo) -> SegmentNo {
+        self.log.take_number(beyond)
+    }
+
+    /// From now on, below a place, only listed points are points.
+    ///
+    /// # Errors
+    /// `Invalid` for a list that would bring back what is gone; any other closes the store.
+    pub fn thin(&mut self, list: &PointsFile) -> Result<()> {
+        self.log.thin(list)?;
+        if let Some(kept) = self.log.kept() {
+            self.timeline.thin(kept);
+        }
+        // Readers are shown nothing that is not durable.
+        self.sync().map(drop)
+    }
+
+    /// Lets a compacted segment stand for others. Names of files for [`remove_replaced`](crate::log::remove_replaced): readers may
+    /// still have them open.
+    ///
+    /// # Errors
+    /// `Invalid` if they are not what they were; any other closes the store.
+    pub fn replace(&mut self, new: Compacted) -> Result<Vec<String>> {
+        let old = self.log.replace(new)?;
+        self.sync()?;
+        Ok(old)
+    }
+
     /// A clean stop.
     ///
     /// # Errors
     /// As [`sync`](Self::sync).
     pub fn stop(&mut self, now: WallTime) -> Result<()> {
         self.log.stop(now)
+    }
+
+    /// Lets readers look into a run that a [`Merger`](super::Merger) made, and no longer into those that it replaces or that were found
+    /// to be unreadable.
+    pub fn renew_runs(&mut self, made: Option<Arc<MergedRun>>) {
+        let old = self.library.now();
+        let is_known = |run: &Arc<MergedRun>| self.runs.iter().any(|known| known.number() == run.number());
+        let made = made.filter(|made| !is_known(made));
+        self.runs.extend(made);
+        // What is durable is not asked anew: what was appended since is not to be seen.
+        let version = Version { indexes: self.indexes(&old.live, &old.bases), ..(*old).clone() };
+        self.library.publish(version);
+        failpoint::passed(Step::RunPublished);
     }
 
     /// The whole log, for what walks all of it.
@@ -237,6 +295,11 @@ impl Store {
         let changed = self.segments_changed || self.log.take_changed();
         let (live, bases) = if changed { self.segments() } else { (old.live.clone(), old.bases.clone()) };
         self.segments_changed = false;
+        let is_writable = self.log.closed().is_none();
+        let indexes = match changed || old.indexes.is_writable != is_writable {
+            true => self.indexes(&live, &bases),
+            false => old.indexes.clone(),
+        };
         if let Some((number, footer)) = self.log.last_sealed() {
             self.cache.keep(number, &footer);
         }
@@ -244,7 +307,8 @@ impl Store {
         let last_time =
             |footers: &[Arc<Footer>]| footers.last().and_then(|footer| footer.frames.last()).map(|frame| frame.to);
         let sealed_time = || live.last().and_then(|segment| segment.sealed).map(|sealed| sealed.times.1);
-        let timeline = if old.timeline.events().len() == self.timeline.events().len() {
+        let is_thinned = self.timeline.kept().map(Arc::as_ptr) != old.timeline.kept().map(Arc::as_ptr);
+        let timeline = if !is_thinned && old.timeline.events().len() == self.timeline.events().len() {
             old.timeline.clone()
         } else {
             Arc::new(self.timeline.clone())
@@ -257,11 +321,19 @@ impl Store {
             bases,
             tail: self.tail.segment.clone().map(|segment| (segment, self.tail.footers.clone())),
             lost_from: self.log.lost_bases().filter_map(|resync| self.timeline.sealed(resync)).min(),
+            indexes,
             cache: self.cache.clone(),
             bytes: self.log.bytes(),
         };
         self.library.publish(version);
         Ok(())
+    }
+
+    /// Where to look into these segments. Runs of no use are forgotten.
+    fn indexes(&mut self, live: &[Arc<Segment>], bases: &[(Arc<Segment>, Seq)]) -> Arc<Indexes> {
+        let indexes = Indexes::of(&self.runs, live, bases, self.log.closed().is_none());
+        self.runs = indexes.runs().cloned().collect();
+        Arc::new(indexes)
     }
 
     #[expect(clippy::type_complexity, reason = "the two lists of a version")]
@@ -304,6 +376,12 @@ impl Tail {
             self.footers.push(merged);
         }
     }
+}
+
+/// The runs that there are. One that cannot be read is as good as none: it was made from what is here, and is made again.
+fn open_runs(disk: &dyn Disk, group: GroupId) -> Result<Vec<Arc<MergedRun>>> {
+    let numbers = disk.list()?.into_iter().filter_map(|name| RunNo::of_file(&name));
+    Ok(numbers.filter_map(|number| MergedRun::open(disk, number, group).ok()).map(Arc::new).collect())
 }
 
 /// A base counts where it is sealed: all of it has to be there, as it was sealed, or views would be wrong. One whose end the manifest

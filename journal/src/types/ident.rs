@@ -61,6 +61,17 @@ impl SegmentNo {
         format!("{:016x}.seg", self.0)
     }
 
+    /// The name of its list of points, if it is one.
+    pub fn points_name(self) -> String {
+        format!("{:016x}.points", self.0)
+    }
+
+    /// The list of points whose file has this name.
+    pub(crate) fn of_points(name: &str) -> Option<Self> {
+        let number = u64::from_str_radix(name.strip_suffix(".points")?, 16).ok().map(Self)?;
+        (number.points_name() == name).then_some(number)
+    }
+
     /// The segment whose file has this name.
     pub(crate) fn of_file(name: &str) -> Option<Self> {
         let number = u64::from_str_radix(name.strip_suffix(".seg")?, 16).ok().map(Self)?;

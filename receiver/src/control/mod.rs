@@ -3,12 +3,14 @@
 //! Documents are those of the command line's `--json`. Work that takes a while answers with lines: `{"event":"plan",…}`,
 //! `{"event":"progress",…}`, and at last its result or an error.
 
+mod diff;
 mod invite;
 mod mark;
 mod points;
 mod read;
 mod reply;
 mod restore;
+mod retention;
 mod rollback;
 pub(crate) mod socket;
 mod status;
@@ -30,11 +32,13 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Code, Error, Result};
 use crate::group::Groups;
+use crate::retention::Retention;
 
 /// What handlers work with.
 #[derive(Clone, Debug)]
 pub(crate) struct App {
     pub(crate) groups: Arc<Groups>,
+    pub(crate) retention: Arc<Retention>,
     /// Who this receiver is.
     pub(crate) id: ReceiverId,
     /// Where agents reach it.
@@ -50,7 +54,9 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/invite", post(invite::invite))
         .route("/v1/mark", post(mark::mark))
         .route("/v1/restore", post(restore::restore))
+        .route("/v1/retention", get(retention::shown).post(retention::set))
         .route("/v1/rollback", post(rollback::rollback))
+        .route("/v1/diff", post(diff::diff))
         .route("/v1/verify", post(verify::verify))
         .with_state(app)
 }

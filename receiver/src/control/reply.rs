@@ -68,9 +68,20 @@ impl Lines {
 
     /// What will be done; `details` are the plan's own.
     pub(super) fn plan(&mut self, total: u64, mut details: Value) {
-        self.total = total;
+        self.expect(total);
         details["event"] = json!("plan");
         self.send(&details);
+    }
+
+    /// How much there will be to do before there is a plan.
+    pub(super) fn expect(&mut self, total: u64) {
+        (self.done, self.total) = (0, total);
+    }
+
+    /// A line that is part of the result: waits for a client that reads slowly. Not for a thread that must not wait.
+    pub(super) fn part(&self, line: &Value) -> Result<()> {
+        let sent = self.sender.blocking_send(Ok(Bytes::from(format!("{line}\n"))));
+        sent.map_err(|_| Error::new(Code::FAILED, "interrupted"))
     }
 
     /// `bytes` more are done.

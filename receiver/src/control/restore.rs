@@ -1,4 +1,4 @@
-//! `POST /v1/restore {group, volume?, at, nearest, to, force, dry_run}`, answered with lines.
+//! `POST /v1/restore {group, volume?, since?, at, nearest, to, force, dry_run}`, answered with lines.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -8,19 +8,21 @@ use std::time::Instant;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use journal::store::{PointInfo, View};
+use journal::store::{PointInfo, View, VolumeInfo};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::reply::{Lines, blocking, point, stream};
 use super::{App, document, volume, when};
 use crate::error::{Error, Result};
-use crate::restore::{Restore, Restored};
+use crate::restore::{Restore, Restored, Update};
 
 #[derive(Deserialize)]
 struct Request {
     group: String,
     volume: Option<String>,
+    /// The image is there already, as of then.
+    since: Option<String>,
     at: String,
     #[serde(default)]
     nearest: bool,
@@ -46,13 +48,14 @@ fn run(app: &App, request: &Request, mut lines: Lines) -> Result<Value> {
     let version = group.library()?.now();
     let at = when::resolve(&version, &request.group, &request.at, request.nearest)?;
     let view = version.view(at.seq)?;
+    if let Some(since) = &request.since {
+        let since = when::resolve(&version, &request.group, since, request.nearest)?;
+        return update(app, request, (version.view(since.seq)?, &since), (view, &at), lines);
+    }
     if request.to == "-" {
         return plan_only(request, &at, &view, lines);
     }
-    let one = match (request.volume.as_deref(), view.volumes().len()) {
-        (None, 2..) => None,
-        (name, _) => Some(volume(&view, &request.group, name)?),
-    };
+    let one = one(request, &view)?;
     let name = one.as_ref().map(|volume| volume.name.clone());
     let restore = Restore::plan(view, one, Path::new(&request.to), request.force, app.groups.catalog().dir().path())?;
     let total = restore.bytes();
@@ -67,6 +70,58 @@ fn run(app: &App, request: &Request, mut lines: Lines) -> Result<Value> {
         if lines.is_deserted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     Ok(result(&at, Some(restored), started, name))
+}
+
+/// Verifies the image that is there, then writes what differs: that is carried out also when the client goes away.
+fn update(
+    app: &App,
+    request: &Request,
+    (since_view, since): (View, &PointInfo),
+    (view, at): (View, &PointInfo),
+    mut lines: Lines,
+) -> Result<Value> {
+    let started = Instant::now();
+    if request.force || request.to == "-" {
+        return Err(Error::usage("since is for an image that is there, which is verified whatever force says"));
+    }
+    let one = one(request, &view)?;
+    let name = one.as_ref().map(|volume| volume.name.clone());
+    let store = app.groups.catalog().dir().path();
+    let update = Update::open(since_view, view, one, Path::new(&request.to), store)?;
+    lines.expect(update.bytes());
+    let lines = Mutex::new(lines);
+    let progress = |bytes| {
+        let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.progress(bytes, Instant::now());
+        if lines.is_deserted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    let verified = update.verify(&progress)?;
+    let (bytes, blocks) = (verified.bytes(), verified.blocks());
+    lines.lock().unwrap_or_else(PoisonError::into_inner).plan(
+        bytes,
+        json!({
+            "since": point(since), "point": point(at), "bytes_total": bytes, "blocks_total": blocks,
+            "target": request.to, "volume": name,
+        }),
+    );
+    let restored = match request.dry_run {
+        true => None,
+        false => Some(update.write(&verified, &|bytes| {
+            _ = progress(bytes);
+            ControlFlow::Continue(())
+        })?),
+    };
+    let mut document = result(at, restored, started, name);
+    document["since"] = point(since);
+    Ok(document)
+}
+
+/// The volume that is meant; `None` for all of several.
+fn one(request: &Request, view: &View) -> Result<Option<VolumeInfo>> {
+    match (request.volume.as_deref(), view.volumes().len()) {
+        (None, 2..) => Ok(None),
+        (name, _) => volume(view, &request.group, name).map(Some),
+    }
 }
 
 /// The client takes the bytes itself, and asks what it will get.

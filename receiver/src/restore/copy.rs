@@ -1,4 +1,4 @@
-//! A volume of a view, written out: two threads, a megabyte at a time, everything checked and hashed on the way.
+//! A volume of a view, written out: a few threads, a megabyte at a time, everything checked and hashed on the way.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -7,15 +7,14 @@ use std::sync::{Mutex, PoisonError};
 use journal::store::{View, VolumeInfo};
 use journal::types::{Extent, SECTOR_BYTES, Sector, Sectors};
 
+use super::HOLE_BYTES;
 use super::hash::{PIECE_BYTES, Tree, hash_piece};
 use super::target::Target;
 use crate::error::{Code, Error, Result};
 use crate::image::is_zero;
 
-/// One reads and checks while the other writes.
-const THREADS: usize = 2;
-/// Zeroes at least this long are not written to a new file.
-const HOLE_BYTES: usize = 64 * 1024;
+/// Some read, check and hash while others wait for the disk.
+const THREADS: usize = 4;
 const PIECE_SECTORS: u64 = PIECE_BYTES / SECTOR_BYTES;
 
 /// What was written of a volume.
@@ -27,7 +26,7 @@ pub(super) struct Copied {
     pub(super) hash: blake3::Hash,
 }
 
-/// Writes all of `volume` to `target`. `tick` hears of the bytes dealt with, from both threads, and may stop it.
+/// Writes all of `volume` to `target`. `tick` hears of the bytes dealt with, from all threads, and may stop it.
 pub(super) fn copy(
     view: &View,
     volume: &VolumeInfo,

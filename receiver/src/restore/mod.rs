@@ -1,10 +1,12 @@
-//! Writes a view to a new file, an existing one or a device.
+//! Writes a view to a new file, an existing one or a device; or takes an image of it to another point.
 
 mod copy;
+mod existing;
 mod hash;
 mod target;
 #[cfg(test)]
 mod tests;
+mod update;
 
 use std::fs;
 use std::ops::ControlFlow;
@@ -16,6 +18,10 @@ use crate::catalog::Name;
 use crate::error::{Code, Error, Result};
 use crate::rollback::plan::BLOCK_BYTES;
 use target::Target;
+pub use update::{Update, Verified};
+
+/// Zeroes at least this long are not written where nothing is.
+const HOLE_BYTES: usize = 64 * 1024;
 
 /// What to write, and where to.
 #[derive(Debug)]

@@ -2,10 +2,11 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, IoSlice, Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use journal::disk::Direct;
 use journal::types::{Extent, Sectors};
 use rustix::fs::{CWD, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -26,6 +27,7 @@ enum Found {
 pub(super) struct Target {
     path: PathBuf,
     file: File,
+    direct: Direct,
     /// A new file's name until it is whole; `None` for a device.
     part: Option<PathBuf>,
     force: bool,
@@ -47,7 +49,7 @@ impl Target {
         let found = look(path, force, store)?;
         if found == Found::Device {
             let file = open_device(path, size)?;
-            return Ok(Self { path: path.to_owned(), file, part: None, force });
+            return Ok(Self { path: path.to_owned(), file, direct: Direct::new(true), part: None, force });
         }
         let mode =
             if found == Found::File { unused_file(path)?.metadata()?.permissions().mode() & 0o777 } else { 0o600 };
@@ -57,7 +59,7 @@ impl Target {
         let file = options.read(true).write(true).create_new(true).mode(0o600).open(&part).map_err(|error| {
             Error::from(error).context(format!("cannot create a file in {}", directory(path).display()))
         })?;
-        let target = Self { path: path.to_owned(), file, part: Some(part), force };
+        let target = Self { path: path.to_owned(), file, direct: Direct::new(true), part: Some(part), force };
         target.file.set_permissions(Permissions::from_mode(mode)).map_err(|error| target.failed(error))?;
         target.file.set_len(size.bytes()).map_err(|error| target.failed(error))?;
         Ok(target)
@@ -68,9 +70,9 @@ impl Target {
         self.part.is_some()
     }
 
-    /// Writes `data` at `offset`.
+    /// Writes `data` at `offset`: past the page cache where it is large, for a page's first touch costs more than all else.
     pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<()> {
-        self.file.write_all_at(data, offset).map_err(|error| self.failed(error))
+        self.direct.write(&self.file, offset, &[IoSlice::new(data)]).map_err(|error| self.failed(error))
     }
 
     /// Makes a range of a device read as zeroes.
@@ -166,7 +168,7 @@ fn unused_file(path: &Path) -> Result<File> {
 }
 
 /// The loop device that stands on this file.
-fn loop_device(path: &Path) -> Option<String> {
+pub(super) fn loop_device(path: &Path) -> Option<String> {
     let path = path.canonicalize().ok()?;
     fs::read_dir("/sys/block").ok()?.flatten().find_map(|entry| {
         let backing = fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;
@@ -176,7 +178,7 @@ fn loop_device(path: &Path) -> Option<String> {
 }
 
 /// For us alone: the kernel refuses that while it is mounted, swapped to, or part of another device.
-fn open_device(path: &Path, size: Sectors) -> Result<File> {
+pub(super) fn open_device(path: &Path, size: Sectors) -> Result<File> {
     let flags = OFlags::EXCL.bits().cast_signed();
     let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path);
     let mut file = opened.map_err(|error| match error.raw_os_error().map(Errno::from_raw_os_error) {
@@ -196,7 +198,7 @@ fn exists(path: &Path) -> Error {
         .hint("choose another, or say --force to overwrite it")
 }
 
-fn in_use(path: &Path, why: &str) -> Error {
+pub(super) fn in_use(path: &Path, why: &str) -> Error {
     Error::new(Code::TARGET_IN_USE, format!("{} is in use: {why}", path.display())).hint("choose another target")
 }
 

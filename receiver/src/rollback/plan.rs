@@ -68,29 +68,59 @@ pub fn differing(
 ) -> Result<Plan> {
     let size = usize::try_from(PIECE_SECTORS * SECTOR_BYTES).map_err(|_| Error::usage("no memory"))?;
     let (mut old, mut new) = (vec![0; size], vec![0; size]);
-    let mut runs: Vec<(u64, u64)> = Vec::new();
+    let mut runs = Runs::default();
     let mut done = 0;
     for piece in candidates.iter().flat_map(|extent| extent.chunks(PIECE_SECTORS)) {
         let len = usize::try_from(piece.bytes()).unwrap_or(size).min(size);
         before(piece, &mut old[..len])?;
         after(piece, &mut new[..len])?;
-        let block = usize::try_from(BLOCK_BYTES).unwrap_or(len);
-        let pairs = old[..len].chunks(block).zip(new[..len].chunks(block));
-        for (at, (old, new)) in (0..).map(|i| piece.start().index() + i * BLOCK_SECTORS).zip(pairs) {
-            if old == new {
-                continue;
-            }
-            let end = (at + BLOCK_SECTORS).min(piece.end().index());
-            match runs.last_mut() {
-                Some(last) if last.1 == at => last.1 = end,
-                _ => runs.push((at, end)),
-            }
-        }
+        runs.compare(piece, &old[..len], &new[..len]);
         done += piece.bytes();
         tick(done)?;
     }
-    let extent = |(start, end)| Extent::between(Sector::new(start)?, Sector::new(end)?);
-    Ok(Plan { extents: runs.into_iter().filter_map(extent).collect() })
+    Ok(Plan { extents: runs.extents() })
+}
+
+/// Runs of sectors, in order, joined where they touch.
+#[derive(Debug, Default)]
+pub(crate) struct Runs(Vec<(u64, u64)>);
+
+impl Runs {
+    /// Adds the blocks of `piece`, which begins with a block and comes behind all others, in which the two differ.
+    pub(crate) fn compare(&mut self, piece: Extent, old: &[u8], new: &[u8]) {
+        let block = usize::try_from(BLOCK_BYTES).unwrap_or(old.len());
+        for (at, (old, new)) in
+            (0..).map(|i| piece.start().index() + i * BLOCK_SECTORS).zip(old.chunks(block).zip(new.chunks(block)))
+        {
+            if old != new {
+                self.push(at, (at + BLOCK_SECTORS).min(piece.end().index()));
+            }
+        }
+    }
+
+    /// Adds the sectors from `start` to before `end`, behind all others.
+    pub(crate) fn push(&mut self, start: u64, end: u64) {
+        match self.0.last_mut() {
+            Some(last) if last.1 == start => last.1 = end,
+            _ => self.0.push((start, end)),
+        }
+    }
+
+    /// Adds runs that come behind these.
+    pub(crate) fn append(&mut self, others: Self) {
+        others.0.into_iter().for_each(|(start, end)| self.push(start, end));
+    }
+
+    /// Takes the last one off, to which more may be added.
+    pub(crate) fn split_last(&mut self) -> Self {
+        Self(self.0.pop().into_iter().collect())
+    }
+
+    /// All of them.
+    pub(crate) fn extents(self) -> Vec<Extent> {
+        let extent = |(start, end)| Extent::between(Sector::new(start)?, Sector::new(end)?);
+        self.0.into_iter().filter_map(extent).collect()
+    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,8 @@ pub(super) struct History {
     next_frame: Option<FrameNo>,
     chain: ChainHead,
     time: u64,
+    /// Microseconds between two records, less than this.
+    pace: u64,
     versions: Vec<Version>,
     /// Sealed bases and where.
     sealed: Vec<(ResyncId, u64)>,
@@ -61,6 +63,7 @@ impl History {
             next_frame: Some(FrameNo::FIRST),
             chain: ChainHead::START,
             time: 1000,
+            pace: 3,
             versions: Vec::new(),
             sealed: Vec::new(),
             heads: Vec::new(),
@@ -70,7 +73,16 @@ impl History {
 
     /// `rounds` of whatever the dice say.
     pub(super) fn random(seed: u64, rounds: u64) -> Self {
-        let mut history = Self::new(seed);
+        Self::new(seed).played(rounds)
+    }
+
+    /// The same, with so many microseconds between two records at most.
+    pub(super) fn slow(seed: u64, rounds: u64, pace: u64) -> Self {
+        Self { pace, ..Self::new(seed) }.played(rounds)
+    }
+
+    fn played(self, rounds: u64) -> Self {
+        let mut history = self;
         let first = history.begin(None);
         history.steps.push(Step::Append(vec![first]));
         for _ in 0..rounds {
@@ -179,6 +191,11 @@ impl History {
         (Extent::new(Sector::new(start).unwrap(), Sectors::new(count).unwrap()).unwrap(), data)
     }
 
+    /// Slow ones have gaps and locked marks, too.
+    fn is_slow(&self) -> bool {
+        self.pace > 3
+    }
+
     /// A frame of one to four random records.
     fn frame(&mut self) -> Frame {
         for _ in 0..1 + self.rng.below(4) {
@@ -189,7 +206,12 @@ impl History {
                 2 => self.push(Body::Pattern { volume: VOLUME, extent, fill: *data.first_chunk().unwrap() }),
                 3 => {
                     let name = format!("m{}", self.rng.below(5));
-                    self.push(Body::Mark(Mark { locked_until: None, name }));
+                    let locked = self.is_slow() && self.rng.chance(1, 2);
+                    let locked_until = locked.then(|| WallTime(self.time + self.rng.below(100 * self.pace)));
+                    self.push(Body::Mark(Mark { locked_until, name }));
+                }
+                4 if self.is_slow() && self.rng.chance(1, 8) => {
+                    self.push(Body::Gap(Gap { reason: GapReason::SourceError, text: "a gap".into() }));
                 }
                 _ => self.write(extent, data),
             }
@@ -224,7 +246,7 @@ impl History {
         let rank = (self.next_seq, 0);
         self.versions.extend(content.map(|(extent, data)| Version { rank, resync: None, extent, data }));
         self.next_seq += 1;
-        self.time += self.rng.below(3);
+        self.time += self.rng.below(self.pace);
     }
 
     fn close(&mut self) -> Frame {

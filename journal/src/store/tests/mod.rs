@@ -1,5 +1,6 @@
 //! The store against a model, against crashes at every operation, and against disks that fail or lie.
 
+mod clean;
 mod crash;
 mod failed_sync;
 mod faults;
@@ -9,4 +10,6 @@ mod mend;
 mod model;
 mod power_cuts;
 mod reads;
+mod runs;
 mod sizes;
+mod timeline;

@@ -1,0 +1,269 @@
+//! Writes one compacted segment in the place of neighbours: what of them can be seen, and all their events.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::judge::{Judge, Lives};
+use super::survey::stored_units;
+use super::units::{Part, Rest, rest};
+use super::{Cleaner, CompactPlan, Pace, Thinned};
+use crate::codec::{Body, Codec, Replaces, SegmentHeader, SegmentKind, UnitPlace};
+use crate::disk::Disk;
+use crate::error::{Error, Result};
+use crate::frame::CompactBuilder;
+use crate::index::{Entry, Event, Footer, Rank};
+use crate::limits::CRC_CHUNK_BYTES;
+use crate::log::{Compacted, CompactedWriter, Segment};
+use crate::types::{Extent, Salt, SegmentNo, Seq, VolumeNo, WallTime};
+
+/// Versions judged together: some 50 MB of memory.
+pub(super) const JUDGED_MAX: usize = 1 << 18;
+
+/// Where and as what a compacted segment is written.
+#[derive(Clone, Copy, Debug)]
+pub struct Output<'d> {
+    /// The journal's directory.
+    pub disk: &'d dyn Disk,
+    /// A number that nobody else has.
+    pub number: SegmentNo,
+    /// Random.
+    pub salt: [u8; 16],
+    /// The keeper's clock.
+    pub now: WallTime,
+}
+
+/// A plan, and what of each version in it can be seen.
+#[derive(Debug)]
+pub struct Examined {
+    plan: CompactPlan,
+    segments: Vec<Verdicts>,
+}
+
+#[derive(Debug)]
+struct Verdicts {
+    footer: Footer,
+    units: Vec<Vec<(Entry, Lives)>>,
+    fills: Vec<(Entry, Lives)>,
+}
+
+impl Examined {
+    /// What it is about.
+    pub fn plan(&self) -> &CompactPlan {
+        &self.plan
+    }
+}
+
+impl Cleaner {
+    /// How many of these plans are examined together.
+    pub fn batch(plans: &[CompactPlan]) -> usize {
+        let mut entries = 0;
+        let fits = plans.iter().take_while(|plan| {
+            entries += plan.entries;
+            entries <= JUDGED_MAX
+        });
+        fits.count().max(1)
+    }
+
+    /// Finds out what of each version can be seen, of all plans together; `None` if `pace` stops it.
+    pub fn examine(&self, plans: &[CompactPlan], pace: Pace<'_>) -> Result<Option<Vec<Examined>>> {
+        let Some(kept) = self.kept().map(Arc::clone) else { return Ok(Some(Vec::new())) };
+        let mut judge = Judge::new(&kept);
+        let mut footers = Vec::new();
+        for plan in plans {
+            let mut of_plan = Vec::new();
+            for thinned in &plan.segments {
+                let footer = thinned.segment.footer()?;
+                let mut accuse = |entry: Entry| {
+                    let birth = thinned.sealed.map_or(entry.rank.seq, Seq::number);
+                    (entry, judge.accuse(&entry, birth))
+                };
+                let units: Vec<Vec<_>> =
+                    stored_units(&footer).into_iter().map(|unit| unit.into_iter().map(&mut accuse).collect()).collect();
+                let fills: Vec<_> = fills(&footer).into_iter().map(&mut accuse).collect();
+                of_plan.push((footer, units, fills));
+            }
+            footers.push(of_plan);
+        }
+        if self.confront(&kept, &mut judge, pace)? == ControlFlow::Break(()) {
+            return Ok(None);
+        }
+        let judged = |(entry, number): (Entry, usize)| (entry, judge.verdict(number).clone());
+        let examined = plans.iter().zip(footers).map(|(plan, of_plan)| {
+            let segments = of_plan.into_iter().map(|(footer, units, fills)| Verdicts {
+                footer,
+                units: units.into_iter().map(|unit| unit.into_iter().map(judged).collect()).collect(),
+                fills: fills.into_iter().map(judged).collect(),
+            });
+            Examined { plan: plan.clone(), segments: segments.collect() }
+        });
+        Ok(Some(examined.collect()))
+    }
+
+    /// Writes what is left of a plan, durably. `None` if `pace` stops it. Nothing of the journal has changed then, nor after an error:
+    /// what was written is removed, now or when the journal is opened next.
+    pub fn compact(&self, examined: &Examined, output: Output<'_>, pace: Pace<'_>) -> Result<Option<Compacted>> {
+        let written = self.write(examined, output, pace);
+        if !matches!(written, Ok(Some(_))) {
+            let _ = output.disk.remove(&output.number.file_name());
+        }
+        written
+    }
+
+    fn write(&self, examined: &Examined, output: Output<'_>, pace: Pace<'_>) -> Result<Option<Compacted>> {
+        let header = header(&examined.plan.segments, output)?;
+        let old = examined.plan.segments.iter().map(|thinned| Arc::clone(&thinned.segment)).collect();
+        let file = CompactedWriter::create(output.disk, header, old)?;
+        let mut writing = Writing { file, frame: CompactBuilder::default(), header, now: output.now };
+        let timeline = &self.version.timeline;
+        for (thinned, verdicts) in examined.plan.segments.iter().zip(&examined.segments) {
+            let is_kept = |event: &&Event| !matches!(event.record.body, Body::Mark(_)) || timeline.is_point(event.seq);
+            for Event { seq, record } in verdicts.footer.events.iter().filter(is_kept) {
+                writing.push(Rank { seq: seq.number(), base: 0 }, record.time, record.body.clone())?;
+            }
+            for (entry, lives) in &verdicts.fills {
+                for extent in lives.parts(entry.extent()) {
+                    writing.push(entry.rank, WallTime(0), filled(entry, extent))?;
+                }
+            }
+            for unit in &verdicts.units {
+                let rest = rest(unit.iter().map(|(entry, lives)| (entry, lives)));
+                let Some((first, _)) = unit.first().filter(|_| !rest.parts.is_empty()) else { continue };
+                writing.unit(&thinned.segment, &verdicts.footer, first, &rest)?;
+                if pace(rest.bytes(first)).is_break() {
+                    return Ok(None);
+                }
+            }
+        }
+        if writing.file.next().0 == crate::types::FrameNo::FIRST && writing.frame.is_empty() {
+            let first = match header.kind {
+                SegmentKind::Live { first } => first.number(),
+                SegmentKind::Base { .. } => 0,
+            };
+            writing.push(Rank { seq: first, base: 0 }, WallTime(0), Body::Flush)?;
+        }
+        writing.close_frame()?;
+        writing.file.finish(output.disk).map(Some)
+    }
+}
+
+/// A compacted segment on its way.
+struct Writing {
+    file: CompactedWriter,
+    frame: CompactBuilder,
+    header: SegmentHeader,
+    now: WallTime,
+}
+
+impl Writing {
+    fn push(&mut self, rank: Rank, time: WallTime, body: Body) -> Result<()> {
+        if self.frame.is_full_for(1) {
+            self.close_frame()?;
+        }
+        self.frame.push(rank, time, body);
+        Ok(())
+    }
+
+    /// Takes over what is left of a unit. What does not match its checksum is not taken anywhere.
+    fn unit(&mut self, segment: &Segment, footer: &Footer, first: &Entry, rest: &Rest) -> Result<()> {
+        if self.frame.is_full_for(rest.parts.len()) {
+            self.close_frame()?;
+        }
+        let mut stored = vec![0; index(first.stored.into())];
+        segment.file.read_exact_at(first.at, &mut stored)?;
+        let lost = || {
+            let name = segment.header.number.file_name();
+            Error::corrupt("data does not match its checksum").with_path(name).with_offset(first.at)
+        };
+        let mut places: Vec<(u64, UnitPlace)> = Vec::new();
+        match first.codec {
+            Codec::Lz4 => {
+                if crc32fast::hash(&stored) != first.crc {
+                    return Err(lost());
+                }
+                places.push((0, self.frame.packed(&stored, first.decoded, first.crc)));
+            }
+            Codec::Raw => {
+                for &(from, to) in &rest.chunks {
+                    let start = index(from) * CRC_CHUNK_BYTES;
+                    let end = (index(to) * CRC_CHUNK_BYTES).min(stored.len());
+                    let bytes = stored.get(start..end).ok_or_else(lost)?;
+                    let crcs: Vec<u32> = bytes.chunks(CRC_CHUNK_BYTES).map(crc32fast::hash).collect();
+                    let known = |chunk: usize| match first.has_many_crcs() {
+                        false => Some(first.crc),
+                        true => footer.pool.get(index(first.crc.into()) + chunk).copied(),
+                    };
+                    if !(index(from)..).zip(&crcs).all(|(chunk, crc)| known(chunk) == Some(*crc)) {
+                        return Err(lost());
+                    }
+                    places.push((from * CRC_CHUNK_BYTES as u64, self.frame.raw(bytes, &crcs)));
+                }
+            }
+        }
+        for Part { entry, extent, offset } in &rest.parts {
+            let run = places.iter().rev().find(|(start, _)| start <= offset).ok_or_else(lost)?;
+            let inside = u32::try_from(offset - run.0).map_err(|_| lost())?;
+            let place = UnitPlace { unit: run.1.unit, offset: run.1.offset + inside };
+            self.frame.push(
+                entry.rank,
+                WallTime(0),
+                Body::Write { volume: VolumeNo(entry.volume), extent: *extent, place },
+            );
+        }
+        Ok(())
+    }
+
+    fn close_frame(&mut self) -> Result<()> {
+        if self.frame.is_empty() {
+            return Ok(());
+        }
+        let frame = self.frame.finish((self.header.group, self.header.epoch), self.file.next(), self.now);
+        self.file.append(&frame, self.now)
+    }
+}
+
+/// Versions without stored data, but for what resizes cut off: those come back with their events.
+fn fills(footer: &Footer) -> Vec<Entry> {
+    let resizes: HashSet<u64> = footer
+        .events
+        .iter()
+        .filter(|event| matches!(event.record.body, Body::Resize { .. }))
+        .map(|event| event.seq.number())
+        .collect();
+    let is_fill = |entry: &&Entry| entry.stored == 0 && !(entry.rank.base == 0 && resizes.contains(&entry.rank.seq));
+    let mut fills: Vec<Entry> = footer.run.entries().iter().filter(is_fill).copied().collect();
+    fills.sort_unstable_by_key(|entry| (entry.rank, entry.volume, entry.sector));
+    fills
+}
+
+fn filled(entry: &Entry, extent: Extent) -> Body {
+    let volume = VolumeNo(entry.volume);
+    match entry.at {
+        0 => Body::Discard { volume, extent },
+        fill => Body::Pattern { volume, extent, fill: fill.to_le_bytes() },
+    }
+}
+
+/// The header of what is to stand for these.
+fn header(segments: &[Thinned], output: Output<'_>) -> Result<SegmentHeader> {
+    let ends = segments.first().zip(segments.last()).map(|(first, last)| (&first.segment, &last.segment));
+    let (first, last) = ends.ok_or_else(|| Error::invalid("nothing to stand for"))?;
+    let sealed = last.sealed.ok_or_else(|| Error::invalid("a segment without an end"))?;
+    let (last_frame, chain_out, epoch) = match last.header.replaces {
+        Some(replaces) => (replaces.last_frame, replaces.chain_out, last.header.epoch),
+        None => (sealed.last_frame, sealed.head, last.last_epoch()?),
+    };
+    Ok(SegmentHeader {
+        epoch,
+        salt: Salt(output.salt),
+        number: output.number,
+        created: output.now,
+        replaces: Some(Replaces { place: first.header.place(), end: sealed.end, chain_out, last_frame }),
+        ..first.header
+    })
+}
+
+/// A length or offset within a unit: it fits in memory.
+fn index(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}

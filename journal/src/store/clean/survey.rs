@@ -1,0 +1,247 @@
+//! Which segments are worth cleaning: the dead share of samples of each, and runs of neighbours that are rewritten as one.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::judge::Judge;
+use super::units::rest;
+use super::{Cleaner, Pace, Thinned};
+use crate::codec::REPLACED_MAX;
+use crate::error::Result;
+use crate::index::{Entry, Footer};
+use crate::log::SegmentState;
+use crate::types::SegmentNo;
+
+/// Entries looked at in all: some 20 MB of memory, whatever the history.
+const SAMPLES: usize = 1 << 17;
+/// At least this part, in percent, of what is rewritten has to be dead: then no more than 1.5 bytes are written for one that is freed.
+const DEAD_PERCENT: u64 = 40;
+/// What part of a segment has to be freed to be worth the trouble.
+const FREED_PART: u64 = 1024;
+/// So many small neighbours are joined although nothing of them is dead.
+const JOINED_MIN: usize = 8;
+/// What a segment takes besides its data and its index.
+const FRAME_OF_FILE: u64 = 6 * 1024;
+
+/// Neighbours that one compacted segment is to stand for.
+#[derive(Clone, Debug)]
+pub struct CompactPlan {
+    pub(super) segments: Vec<Thinned>,
+    /// Versions in them.
+    pub entries: usize,
+    /// Bytes of their files.
+    pub bytes: u64,
+    /// What will be left of these, about.
+    pub kept_bytes: u64,
+}
+
+#[cfg(test)]
+impl Cleaner {
+    /// Everything that may be compacted, in runs of the lengths that `length` says: worth it or not.
+    pub(in super::super) fn everything(&self, mut length: impl FnMut() -> usize) -> Vec<CompactPlan> {
+        let Some(kept) = self.kept() else { return Vec::new() };
+        let mut plans = Vec::new();
+        for chain in self.thinned(kept) {
+            let mut rest = chain.as_slice();
+            while !rest.is_empty() {
+                let (run, later) = rest.split_at(length().clamp(1, REPLACED_MAX).min(rest.len()));
+                rest = later;
+                plans.push(CompactPlan { segments: run.to_vec(), entries: 0, bytes: 0, kept_bytes: 0 });
+            }
+        }
+        plans
+    }
+}
+
+impl CompactPlan {
+    /// Which segments it is about.
+    pub fn numbers(&self) -> impl Iterator<Item = SegmentNo> + '_ {
+        self.segments.iter().map(|thinned| thinned.segment.header.number)
+    }
+}
+
+/// What there is to clean.
+#[derive(Clone, Debug, Default)]
+pub struct Surveyed {
+    /// Bytes of all segments where history was thinned.
+    pub bytes: u64,
+    /// How many of them nobody can see, about.
+    pub dead_bytes: u64,
+    /// What to do, oldest first.
+    pub plans: Vec<CompactPlan>,
+}
+
+/// A segment, and what of it is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Share {
+    bytes: u64,
+    kept: u64,
+    is_readable: bool,
+}
+
+impl Cleaner {
+    /// Looks at everything where history was thinned; `None` if `pace` stops it.
+    pub fn survey(&self, segment_bytes: u64, pace: Pace<'_>) -> Result<Option<Surveyed>> {
+        let Some(kept) = self.kept().map(Arc::clone) else { return Ok(Some(Surveyed::default())) };
+        let chains = self.thinned(&kept);
+        let count: usize = chains.iter().map(Vec::len).sum();
+        let each = (SAMPLES / count.max(1)).max(16);
+        let mut judge = Judge::new(&kept);
+        let mut samples = Vec::with_capacity(count);
+        for thinned in chains.iter().flatten() {
+            let footer = thinned.segment.footer()?;
+            let birth = |entry: &Entry| thinned.sealed.map_or(entry.rank.seq, |sealed| sealed.number());
+            let units: Vec<Vec<(Entry, usize)>> = sample(&footer, each)
+                .into_iter()
+                .map(|unit| unit.into_iter().map(|entry| (entry, judge.accuse(&entry, birth(&entry)))).collect())
+                .collect();
+            samples.push((footer.run.entries().len(), units));
+            if pace(0).is_break() {
+                return Ok(None);
+            }
+        }
+        if self.confront(&kept, &mut judge, pace)? == ControlFlow::Break(()) {
+            return Ok(None);
+        }
+        let mut found = Surveyed::default();
+        let mut samples = samples.into_iter();
+        for chain in &chains {
+            let looked: Vec<(Share, usize)> = chain
+                .iter()
+                .zip(samples.by_ref())
+                .map(|(thinned, (entries, units))| (share(thinned, &units, &judge), entries))
+                .collect();
+            let shares: Vec<Share> = looked.iter().map(|(share, _)| *share).collect();
+            found.bytes += shares.iter().map(|share| share.bytes).sum::<u64>();
+            found.dead_bytes += shares.iter().map(|share| share.bytes.saturating_sub(share.kept)).sum::<u64>();
+            for run in choose(&shares, segment_bytes) {
+                let of_run = shares.get(run.clone()).unwrap_or_default();
+                found.plans.push(CompactPlan {
+                    segments: chain.get(run.clone()).unwrap_or_default().to_vec(),
+                    entries: looked.get(run).unwrap_or_default().iter().map(|(_, entries)| entries).sum(),
+                    bytes: of_run.iter().map(|share| share.bytes).sum(),
+                    kept_bytes: of_run.iter().map(|share| share.kept).sum(),
+                });
+            }
+        }
+        Ok(Some(found))
+    }
+}
+
+/// Whole units of a segment, evenly from all of it, of about `most` entries.
+fn sample(footer: &Footer, most: usize) -> Vec<Vec<Entry>> {
+    let units = stored_units(footer);
+    let count: usize = units.iter().map(Vec::len).sum();
+    let step = count.div_ceil(most.max(1)).max(1);
+    // Which ones must not depend on a rhythm in how they were written.
+    let is_chosen = |at: usize| step == 1 || (at.wrapping_mul(0x9e37_79b9) >> 7).is_multiple_of(step);
+    units.into_iter().enumerate().filter(|(at, _)| is_chosen(*at)).map(|(_, unit)| unit).collect()
+}
+
+/// Versions with stored data, by unit, in the order of the file.
+pub(super) fn stored_units(footer: &Footer) -> Vec<Vec<Entry>> {
+    let mut entries: Vec<Entry> = footer.run.entries().iter().filter(|entry| entry.stored > 0).copied().collect();
+    entries.sort_unstable_by_key(|entry| (entry.at, entry.rank, entry.sector));
+    entries.chunk_by(|a, b| a.at == b.at).map(<[Entry]>::to_vec).collect()
+}
+
+fn share(thinned: &Thinned, units: &[Vec<(Entry, usize)>], judge: &Judge<'_>) -> Share {
+    let bytes = thinned.segment.sealed.map_or(0, |sealed| sealed.file_bytes);
+    let (mut all, mut left) = (0, 0);
+    for unit in units {
+        let Some((first, _)) = unit.first() else { continue };
+        all += u64::from(first.stored);
+        left += rest(unit.iter().map(|(entry, number)| (entry, judge.verdict(*number)))).bytes(first);
+    }
+    let kept = match all {
+        0 => bytes,
+        _ => (u128::from(bytes) * u128::from(left) / u128::from(all)).try_into().unwrap_or(bytes),
+    };
+    Share { bytes, kept: (kept + FRAME_OF_FILE).min(bytes), is_readable: thinned.segment.state == SegmentState::Good }
+}
+
+/// Runs of neighbours that are worth it.
+fn choose(shares: &[Share], segment_bytes: u64) -> Vec<std::ops::Range<usize>> {
+    let is_small = |share: &Share| share.kept <= segment_bytes / 8;
+    let is_dead = |bytes: u64, kept: u64| bytes.saturating_sub(kept) * 100 >= bytes * DEAD_PERCENT;
+    let freed_min = segment_bytes / FREED_PART;
+    let mut runs = Vec::new();
+    let mut at = 0;
+    while let Some(first) = shares.get(at) {
+        let begins = first.is_readable && (is_dead(first.bytes, first.kept) || is_small(first));
+        let (mut end, mut bytes, mut kept) = (at, 0, 0);
+        while let Some(next) = shares.get(end).filter(|_| begins) {
+            let joins = next.is_readable
+                && end - at < REPLACED_MAX
+                && (end == at || kept + next.kept <= segment_bytes)
+                && (is_dead(next.bytes, next.kept) || is_small(next));
+            if !joins {
+                break;
+            }
+            (end, bytes, kept) = (end + 1, bytes + next.bytes, kept + next.kept);
+        }
+        let is_worth_it = is_dead(bytes, kept) && bytes - kept >= freed_min;
+        if end > at && (is_worth_it || end - at >= JOINED_MIN) {
+            runs.push(at..end);
+            at = end;
+        } else if begins && is_dead(first.bytes, first.kept) && first.bytes - first.kept >= freed_min {
+            // What came along was too much alive.
+            runs.push(at..at + 1);
+            at += 1;
+        } else {
+            at += 1;
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn shares(list: &[(u64, u64)]) -> Vec<Share> {
+        list.iter().map(|&(bytes, kept)| Share { bytes: bytes * MIB, kept: kept * MIB, is_readable: true }).collect()
+    }
+
+    #[test]
+    fn neighbours_that_are_mostly_dead_become_one() {
+        let choose = |list: &[(u64, u64)]| choose(&shares(list), 64 * MIB);
+        assert_eq!(choose(&[(64, 60), (64, 30), (64, 20), (64, 60)]), [1..3]);
+        assert_eq!(
+            choose(&[(64, 38), (64, 38), (64, 38)]),
+            [0..1, 1..2, 2..3],
+            "no more than a segment becomes of a run"
+        );
+        assert_eq!(choose(&[(64, 39)]), [], "too much alive");
+        assert_eq!(choose(&[(64, 30), (5, 5), (64, 20)]), [0..3], "a small one comes along");
+        assert_eq!(choose(&[(4, 4); 7]), []);
+        assert_eq!(choose(&[(4, 4); 8]), [0..8]);
+        assert_eq!(choose(&[(64, 0); 40]), [0..32, 32..40]);
+    }
+
+    #[test]
+    fn no_run_costs_more_than_it_may() {
+        let mut rng = crate::disk::sim::Rng::new(4);
+        for _ in 0..500 {
+            let mut one = || {
+                let bytes = 1 + rng.below(64);
+                (bytes, rng.below(bytes + 1))
+            };
+            let list: Vec<_> = (0..40).map(|_| one()).collect();
+            let mut shares = shares(&list);
+            shares.iter_mut().for_each(|share| share.is_readable = rng.chance(9, 10));
+            let mut last = 0;
+            for run in choose(&shares, 64 * MIB) {
+                assert!(run.start >= last && run.len() <= REPLACED_MAX);
+                last = run.end;
+                let of_run = &shares[run.clone()];
+                assert!(of_run.iter().all(|share| share.is_readable));
+                let kept: u64 = of_run.iter().map(|share| share.kept).sum();
+                let freed = of_run.iter().map(|share| share.bytes).sum::<u64>() - kept;
+                assert!(kept <= 64 * MIB && (kept * 2 <= freed * 3 || run.len() >= JOINED_MIN), "{of_run:?}");
+            }
+        }
+    }
+}
