@@ -154,7 +154,7 @@ fn thin(group: &Group, disk: &FileDisk, policy: &Policy, now: WallTime) -> Resul
         let version = group.library()?.now();
         let pins = group.pins().all();
         let old = version.timeline().kept().map(Arc::clone);
-        let Some(kept) = Cleaner::new(version).thinning(policy, now, &pins)? else { return Ok(()) };
+        let Some(kept) = Cleaner::new(Arc::clone(&version)).thinning(policy, now, &pins)? else { return Ok(()) };
         // A minute that expires is not worth a list of its own.
         let known = old.filter(|old| old.upto == kept.upto).map_or(0, |old| old.points.len());
         let gone = known.saturating_sub(kept.points.len());
@@ -164,7 +164,8 @@ fn thin(group: &Group, disk: &FileDisk, policy: &Policy, now: WallTime) -> Resul
         let Kept { upto, points, .. } = &kept;
         let (upto, count) = (*upto, points.len());
         let pinned = group.pins();
-        if !pinned.all().iter().all(|pin| kept.offers(*pin)) {
+        // An image may be held at a place that the journal has lost: that is none to be kept.
+        if pinned.all().iter().any(|pin| version.timeline().is_point(*pin) && !kept.offers(*pin)) {
             continue;
         }
         let list = PointsFile::write(disk, group.id(), group.take_number()?, kept)?;
