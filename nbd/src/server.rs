@@ -200,6 +200,8 @@ impl Client {
     fn serve(&self, socket: &Socket) {
         let shared = &*self.shared;
         let Ok(Some((export, session))) = negotiate(socket, &shared.exports) else { return };
+        let Ok(own) = export.attach() else { return };
+        let export = own.as_deref().unwrap_or(export);
         shared.attached.fetch_add(1, Ordering::Relaxed);
         let _attached = Attached(&shared.attached);
         Connection::new(socket, export, session, &shared.stopping, &LARGE).serve();

@@ -1,8 +1,10 @@
 //! One file per verb.
 
+mod allow;
 mod completions;
 mod demo;
 mod diff;
+mod drill;
 mod explain;
 mod export;
 mod invite;
@@ -13,6 +15,7 @@ mod mount;
 mod points;
 mod protect;
 mod restore;
+mod retention;
 mod rollback;
 mod serve;
 mod status;
@@ -58,12 +61,15 @@ pub(crate) fn run(cli: Cli, out: Output) -> Outcome {
         Verb::Status(args) => wait(status::run(&context, &args)),
         Verb::Points(args) => wait(points::run(&context, &args)),
         Verb::Mark(args) => wait(mark::run(&context, &args)),
+        Verb::Allow(args) => wait(allow::run(&context, &args)),
         Verb::Restore(args) => wait(restore::run(&context, &args)),
         Verb::Rollback(args) => wait(rollback::run(&context, &args)),
+        Verb::Drill(args) => wait(drill::run(&context, &args)),
+        Verb::Diff(args) => wait(diff::run(&context, &args)),
         Verb::Export(args) => wait(export::run(&context, &args)),
         Verb::Mount(args) => wait(mount::run(&context, &args)),
         Verb::Unmount(args) => mount::run_unmount(&context, &args),
-        Verb::Diff(args) => wait(diff::run(&context, &args)),
+        Verb::Retention(args) => wait(retention::run(&context, &args)),
         Verb::Verify(args) => wait(verify::run(&context, &args)),
         Verb::Completions(args) => completions::run(&context, &args),
         Verb::Man(args) => man::run(&context, &args),

@@ -186,9 +186,23 @@ fn block(out: &Output, group: &Value) -> String {
         about.extend(text(volume, "image").map(|image| format!("image {image}{held}")));
         lines.push(format!("  volume  {}: {}", text(volume, "name").unwrap_or("?"), about.join(", ")));
     }
+    lines.extend(
+        group.get("last_drill").filter(|drill| drill.is_object()).map(|drill| format!("  drill   {}", drilled(drill))),
+    );
     lines.extend(list(group, "exports").iter().map(|export| format!("  {}", exported(export))));
     lines.extend(number(group, "gaps_total").filter(|&gaps| gaps > 0).map(|gaps| format!("  gaps    {gaps}")));
     lines.join("\n")
+}
+
+/// The last drill: how it went, how long it took, of which point.
+fn drilled(drill: &Value) -> String {
+    let took = |key: &str| drill.get("rto").and_then(|rto| rto.get(key)).and_then(Value::as_f64).map(seconds);
+    let ok = drill.get("ok").and_then(Value::as_bool) == Some(true);
+    let mut about = vec![if ok { "passed".to_owned() } else { "FAILED".to_owned() }];
+    about.extend(took("open_seconds").map(|took| format!("open after {took}")));
+    about.extend(took("command_seconds").map(|took| format!("command {took}")));
+    let at = point(drill.get("point").unwrap_or(&Value::Null));
+    format!("{} at {}, of {at}", about.join(", "), text(drill, "time").unwrap_or("?"))
 }
 
 /// A view that is held: where, which, how long, by how many.

@@ -30,6 +30,7 @@ pub(super) async fn status(State(app): State<App>, request: Result<Query<Request
         let (id, now) = (app.id.to_string(), Instant::now());
         let documents = groups.iter().map(|group| {
             let mut told = document(group, app.groups.image(group.id()).as_ref(), &id, now)?;
+            told["last_drill"] = app.drills.last(group.id()).map(|drill| drill.document()).into();
             told["exports"] = app.holdings.documents(group.id(), time::now()).into();
             Ok(told)
         });

@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use jiff::tz::TimeZone;
 
+pub(crate) use session::take_off;
 pub use session::{Mounted, SOURCE};
 
 use crate::error::{Code, Error, Result};

@@ -136,7 +136,7 @@ fn refused(dir: &Path, error: io::Error) -> Error {
 }
 
 /// In order if nobody uses it, else by force.
-fn take_off(dir: &Path) -> rustix::io::Result<()> {
+pub(crate) fn take_off(dir: &Path) -> rustix::io::Result<()> {
     match unmount(dir, UnmountFlags::empty()) {
         Err(Errno::BUSY) => unmount(dir, UnmountFlags::FORCE | UnmountFlags::DETACH),
         Err(Errno::PERM) => {
