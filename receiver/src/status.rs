@@ -125,6 +125,9 @@ pub fn document(group: &Group, image: Option<&Image>, receiver: &str, now: Insta
         "volumes": volumes(version.as_deref(), report, image),
         "gaps_total": version.as_ref().map_or(0, |version| version.timeline().gaps().count()),
         "last_verified": snapshot.last_verified.map(rfc3339),
+        "retention": {
+            "thinned_bytes": snapshot.cleaned.thinned_bytes, "dead_bytes": snapshot.cleaned.dead_bytes, "why": snapshot.cleaned.why,
+        },
     }))
 }
 
@@ -159,7 +162,8 @@ fn why(snapshot: &Snapshot, version: Option<&Version>, image: &Shown) -> Option<
             it.target
         )
     });
-    fault.or(report).or(rolling).or(image)
+    let retention = snapshot.cleaned.why.clone();
+    fault.or(report).or(rolling).or(image).or(retention)
 }
 
 fn volumes(version: Option<&Version>, report: Option<&Report>, image: Option<&Image>) -> Vec<Value> {

@@ -272,7 +272,7 @@ impl Version {
     }
 
     /// The place of the newest point.
-    pub(super) fn newest_place(&self) -> Option<Seq> {
+    pub fn newest_place(&self) -> Option<Seq> {
         self.head.and_then(|head| self.last_point(head.seq))
     }
 

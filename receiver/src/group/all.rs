@@ -19,6 +19,7 @@ use super::{Group, Progress, Shared, State};
 use crate::catalog::{Catalog, GroupEntry, Name};
 use crate::error::{Code, Error, Result};
 use crate::image::Image;
+use crate::retention::Cleaned;
 use crate::time;
 
 /// Every group, and the catalog that says whose they are.
@@ -196,14 +197,22 @@ pub(super) fn spawn(entry: GroupEntry, opening: Opening) -> Result<Open> {
 /// Opens a group's journal without a thread: whoever has the writer steps it.
 pub fn stepped(entry: GroupEntry, opening: Opening) -> (Group, Writer) {
     let (queue, commands) = Queue::new();
-    let state =
-        State { library: None, findings: Vec::new(), report: None, orders: None, last_verified: None, busy: None };
+    let state = State {
+        library: None,
+        findings: Vec::new(),
+        report: None,
+        orders: None,
+        last_verified: None,
+        busy: None,
+        cleaned: Cleaned::default(),
+    };
     let shared = Shared {
         entry,
         session: AtomicU64::new(0),
         queue: Mutex::new(Some(queue)),
         progress: watch::Sender::new(Progress::default()),
         state: Mutex::new(state),
+        pins: Mutex::default(),
     };
     let group = Group { shared: Arc::new(shared) };
     let writer = Writer::open(group.clone(), opening, commands);

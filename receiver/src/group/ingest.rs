@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use journal::frame::Frame;
 use journal::index::MergedRun;
-use journal::log::{BaseHead, Finding, Head};
-use journal::types::{ResyncId, SessionId};
+use journal::log::{BaseHead, Compacted, Finding, Head, PointsFile};
+use journal::types::{ResyncId, SegmentNo, SessionId};
 use journal::wire::{Refusal, RefusalCode, Report};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -51,6 +51,20 @@ pub(super) enum Command {
         made: Option<Arc<MergedRun>>,
         reply: oneshot::Sender<()>,
     },
+    /// A number for a file that is made beside the journal.
+    TakeNumber {
+        reply: oneshot::Sender<journal::error::Result<SegmentNo>>,
+    },
+    /// History is thinned.
+    Thin {
+        list: PointsFile,
+        reply: oneshot::Sender<journal::error::Result<()>>,
+    },
+    /// A compacted segment stands for others; the names of their files.
+    Replace {
+        new: Compacted,
+        reply: oneshot::Sender<journal::error::Result<Vec<String>>>,
+    },
     /// A person wants the journal to be mended.
     Mend {
         reply: oneshot::Sender<journal::error::Result<Vec<Finding>>>,
@@ -61,7 +75,7 @@ pub(super) enum Command {
 /// The way to the writer.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
-    commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<Command>,
     live: Arc<Semaphore>,
     /// Of its own: a live frame does not wait for room behind those of a base.
     base: Arc<Semaphore>,

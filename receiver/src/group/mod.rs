@@ -7,6 +7,7 @@
 //! ```
 
 mod all;
+mod clean;
 mod ingest;
 mod merging;
 #[cfg(test)]
@@ -25,11 +26,13 @@ use link::{MessageReader, MessageWriter};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use all::{Groups, stepped};
+pub(crate) use clean::Pins;
 pub use ingest::{Attachment, Ingest};
 pub use writer::{Opening, Writer};
 
 use crate::catalog::{GroupEntry, Name};
 use crate::error::{Code, Error, Result};
+use crate::retention::Cleaned;
 use ingest::Queue;
 
 /// How long a mark that is in the order may take to become durable.
@@ -49,6 +52,7 @@ struct Shared {
     queue: Mutex<Option<Queue>>,
     progress: watch::Sender<Progress>,
     state: Mutex<State>,
+    pins: Mutex<Pins>,
 }
 
 /// How far a group is, durably. Sessions watch it to acknowledge, and to notice that they are over.
@@ -87,6 +91,8 @@ struct State {
     last_verified: Option<WallTime>,
     /// Something is being done to the image or the whole journal: one at a time.
     busy: Option<&'static str>,
+    /// What thinning and cleaning came to.
+    cleaned: Cleaned,
 }
 
 /// What the agent said last, and when that was by our clock.
@@ -138,6 +144,8 @@ pub struct Snapshot {
     pub findings: Vec<Finding>,
     /// When `verify` last ended well.
     pub last_verified: Option<WallTime>,
+    /// What thinning and cleaning came to.
+    pub(crate) cleaned: Cleaned,
 }
 
 impl Group {
@@ -186,6 +194,7 @@ impl Group {
             progress,
             findings: state.findings.clone(),
             last_verified: state.last_verified,
+            cleaned: state.cleaned.clone(),
         }
     }
 

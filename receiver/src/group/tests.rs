@@ -14,7 +14,7 @@ use crate::testing::{Frames, GROUP, base_frame, extent};
 
 fn entry() -> GroupEntry {
     let name = |text| Name::parse(text).unwrap();
-    GroupEntry { id: GROUP, name: name("db"), agent: name("web") }
+    GroupEntry { id: GROUP, name: name("db"), agent: name("web"), retention: crate::Retention::default() }
 }
 
 fn start(disk: &SimDisk) -> Open {
