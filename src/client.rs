@@ -137,11 +137,13 @@ impl Answer {
         let socket = self.socket.display().to_string();
         match self.line().await {
             Err(failure) if failure != not_understood() => failure,
-            _ if matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) => {
-                Failure::new("E1604", format!("what answers on {socket} does not answer this verb")).advise(
-                    "the agent answers status and mark, the receiver everything else: name its socket with --socket",
-                )
-            }
+            _ if matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) => Failure::new(
+                "E1604",
+                format!("what answers on {socket} does not answer this verb"),
+            )
+            .advise(
+                "the agent answers status, mark and allow, the receiver everything else: name its socket with --socket",
+            ),
             _ => Failure::new("E0103", format!("what answers on {socket} says {status} and no reason")),
         }
     }

@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::args::{Flush, Global, Tracker, WhenFull};
 use crate::error::Failure;
+use crate::units::parse_keep;
 
 /// The file's content; all of it is optional.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -97,6 +98,36 @@ pub(crate) struct Receiver {
     pub(crate) store: Option<PathBuf>,
     /// Whether it keeps replica images; it does unless this is false.
     pub(crate) images: Option<bool>,
+    /// How long what is kept of groups that say nothing of their own; left out: everything.
+    #[serde(default)]
+    pub(crate) retention: Retention,
+}
+
+/// `[receiver.retention]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Retention {
+    /// So long, every write is a point.
+    pub(crate) every_write: Option<String>,
+    /// So long, the last point of each minute is kept.
+    pub(crate) every_minute: Option<String>,
+    /// So long, the last point of each hour is.
+    pub(crate) hourly: Option<String>,
+    /// So long, marks are.
+    pub(crate) marks: Option<String>,
+}
+
+impl Retention {
+    /// As a receiver takes it.
+    pub(crate) fn said(&self) -> Result<receiver::Retention, Failure> {
+        let read = |value: &Option<String>| value.as_deref().map(parse_keep).transpose();
+        Ok(receiver::Retention {
+            every_write_seconds: read(&self.every_write)?,
+            every_minute_seconds: read(&self.every_minute)?,
+            hourly_seconds: read(&self.hourly)?,
+            marks_seconds: read(&self.marks)?,
+        })
+    }
 }
 
 impl Config {
@@ -173,7 +204,8 @@ mod tests {
     fn every_key_is_read() {
         let config = Config::parse(
             "[agent]\nstate = '/s'\n[[group]]\nname = 'db'\nspool = { size = '1GiB', when_full = 'block-writes' }\nflush = 'durable'\nflush_wait = '2s'\nlimit = '400MiB/s'\nrpo = { warn = '5s', error = '60s' }\n[[group.volume]]\nname = 'data'\npath = '/dev/vg0/db'\n\
-             tracker = 'tap'\nnbd = 'unix:/run/db.sock'\n[receiver]\nlisten = '0.0.0.0:7440'\nstore = '/store'\nimages = false\n",
+             tracker = 'tap'\nnbd = 'unix:/run/db.sock'\n[receiver]\nlisten = '0.0.0.0:7440'\nstore = '/store'\nimages = false\n\
+             [receiver.retention]\nevery_write = '24h'\nevery_minute = '7d'\nhourly = '30d'\nmarks = '1y'\n",
         )
         .unwrap();
         assert_eq!(config.state(&Global::default()), Path::new("/s"));
@@ -187,6 +219,9 @@ mod tests {
         assert_eq!(config.group[0].limit.as_deref(), Some("400MiB/s"));
         let rpo = &config.group[0].rpo;
         assert_eq!((rpo.warn.as_deref(), rpo.error.as_deref()), (Some("5s"), Some("60s")));
+        let said = config.receiver.retention.said().unwrap();
+        assert_eq!((said.every_write_seconds, said.every_minute_seconds), (Some(86_400), Some(604_800)));
+        assert_eq!((said.hourly_seconds, said.marks_seconds), (Some(2_592_000), Some(31_536_000)));
         let volume = &config.group[0].volume[0];
         assert_eq!((config.group[0].name.as_str(), volume.name.as_str()), ("db", "data"));
         assert_eq!((volume.path.as_path(), volume.tracker), (Path::new("/dev/vg0/db"), Tracker::Tap));
@@ -210,6 +245,7 @@ mod tests {
     #[test]
     fn an_unknown_key_is_an_error_with_line_and_suggestion() {
         check("[agent]\n\nstat = '/s'\n", "b.toml line 3: unknown key `stat`\n  try: `state`");
+        check("[receiver.retention]\nhourli = '1d'\n", "b.toml line 2: unknown key `hourli`\n  try: `hourly`");
         check("[receiver]\nstoer = '/s'\n", "b.toml line 2: unknown key `stoer`\n  try: `store`");
         check("[[group]]\nname = 'db'\n[[group.volum]]\n", "b.toml line 3: unknown key `volum`\n  try: `volume`");
         check("[agnet]\n", "b.toml line 1: unknown key `agnet`\n  try: `agent`");

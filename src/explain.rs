@@ -33,6 +33,13 @@ pub(crate) const CODES: &[Explanation] = &[
          receiver or agent was started with, or restart that one.",
     ),
     new(
+        "E0104",
+        "the volumes are not those of that point",
+        "A volume of the group was added, removed, made larger or smaller since. A live rollback writes blocks: it does \
+         neither. Restore that point to a file. If a rollback that has begun is not over, give the volume the size that \
+         the message says (truncate -s), and start the agent again: it goes on by itself.",
+    ),
+    new(
         "E0201",
         "the command line cannot be read",
         "A flag or argument is unknown, missing, in the wrong place, or makes no sense there. `backspool VERB \
@@ -84,6 +91,12 @@ pub(crate) const CODES: &[Explanation] = &[
         "The group has no volume of this name at that point. `backspool status GROUP` lists its volumes.",
     ),
     new(
+        "E1003",
+        "nothing is served there",
+        "No export, or mount, of this group is at that place: it has ended already, or the address is another. \
+         `backspool status` lists what is exported and mounted.",
+    ),
+    new(
         "E1101",
         "held by another process",
         "Another process has this store, state directory, source, socket or image. It is a lock that counts, not \
@@ -113,6 +126,20 @@ pub(crate) const CODES: &[Explanation] = &[
     ),
     new("E1105", "no rollback to take back", "No rollback of this group is left that --undo could take back."),
     new(
+        "E1106",
+        "clients are attached to the tap",
+        "The source would change under their feet: what they have mounted or cached would not match it, and what they \
+         write back would damage it. Unmount and detach them (umount, qemu, nbd-client -d, fusermount -u), then call \
+         again. With --force-attached they are put out: they get nothing but errors until they connect anew.",
+    ),
+    new(
+        "E1107",
+        "the group has no points now",
+        "A live rollback begins where all that the source holds is within a durable point, so that nothing is lost by \
+         it. Now there is no session with the agent, or a first copy, a comparison or a resync is not over. \
+         `backspool status` says which, and how long it takes.",
+    ),
+    new(
         "E1201",
         "the invitation cannot be used",
         "It has expired, was used by another key, was made void by a newer one for the same agent, was made by \
@@ -124,6 +151,13 @@ pub(crate) const CODES: &[Explanation] = &[
         "not trusted",
         "The other side's key is not the pinned one, or it does not know ours. If the receiver was made anew, \
          join again with a new invitation.",
+    ),
+    new(
+        "E1203",
+        "nobody allowed it there",
+        "A receiver may write to a source only for a while after somebody said `backspool allow GROUP --for 10m` on the \
+         source's machine. It ends with that time, and with the agent's process. What has begun within it is carried \
+         to its end.",
     ),
     new(
         "E1301",
@@ -185,6 +219,12 @@ pub(crate) const CODES: &[Explanation] = &[
         "the other one answers that",
         "status and mark are answered by the agent, on the source's machine; what reads the store by the \
          receiver, on its machine. Run the command there, or name the other socket with --socket.",
+    ),
+    new(
+        "E1605",
+        "the other side is of an older version",
+        "The agent that is connected does not know what it was asked to do. Nothing was changed. Update it on its \
+         machine, and start it again.",
     ),
     new("E1701", "no space left", "The file system is full. Free some space and call again; nothing durable was lost."),
     new(

@@ -46,6 +46,16 @@ pub(crate) fn parse_rate(text: &str) -> Result<u64, Failure> {
     }
 }
 
+/// Reads how long something is kept: as a length of time, or `1y` of 365 days, or `0` for not at all. In whole seconds, never shorter.
+pub(crate) fn parse_keep(text: &str) -> Result<u64, Failure> {
+    let years = text.trim().strip_suffix('y').and_then(|years| years.trim_end().parse::<u64>().ok());
+    match years.and_then(|years| years.checked_mul(365 * 86_400)) {
+        Some(seconds) => Ok(seconds),
+        None if text.trim() == "0" => Ok(0),
+        None => parse_duration(text).map(whole_seconds),
+    }
+}
+
 /// In whole seconds, never shorter.
 pub(crate) fn whole_seconds(length: Duration) -> u64 {
     length.as_secs() + u64::from(length.subsec_nanos() > 0)
@@ -99,6 +109,16 @@ mod tests {
         check("1.5s", 1500);
         for bad in ["", "15", "m", "-15m", "15m ago", "0s", "1y", "1mo", "soon", "99999999999999h"] {
             assert_eq!(parse_duration(bad).unwrap_err().exit(), 2, "{bad}");
+        }
+    }
+
+    #[test]
+    fn how_long_something_is_kept_is_read() {
+        for (text, seconds) in [("24h", 86_400), ("7d", 604_800), ("1y", 31_536_000), ("0", 0), ("1500ms", 2)] {
+            assert_eq!(parse_keep(text).unwrap(), seconds, "{text}");
+        }
+        for bad in ["", "y", "-1y", "1.5y", "99999999999999y", "later"] {
+            assert_eq!(parse_keep(bad).unwrap_err().exit(), 2, "{bad}");
         }
     }
 

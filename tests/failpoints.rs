@@ -1,11 +1,15 @@
-//! Every named step of the ladder and of a resync: the process ends there, or the step fails, and everything comes back to live by
-//! itself. Under stamped writes, judged from outside after each.
+//! Every named step of the ladder, of a resync, of a merge (`merging.rs`) and of a live rollback (`back.rs`): the process ends there, or the
+//! step fails, and everything comes back to live by itself. Under stamped writes, judged from outside after each.
 //!
 //! `BACKSPOOL_FAILPOINTS` names the only steps to be tried, for whoever looks for one mistake.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it is surprised")]
 
+#[path = "failpoints/back.rs"]
+mod back;
 mod common;
+#[path = "failpoints/merging.rs"]
+mod merging;
 
 use std::sync::Mutex;
 
@@ -14,6 +18,7 @@ use common::judged::{Load, assert_at_rest, assert_legal, judge_window, mixed};
 use common::wait_for;
 use common::watch::Watch;
 use journal::failpoint::Step;
+use merging::Merges;
 use oracle::{Rng, Volume, fill_initial};
 use rustix::process::Signal;
 
@@ -48,6 +53,18 @@ enum Way {
     Asked,
     /// The receiver finds half a base that nobody goes on with.
     LeftOver,
+    /// The agent's source is taken back: `back.rs`.
+    Back,
+    /// The receiver takes it back.
+    BackAtReceiver,
+    /// The receiver merges indexes: a story of its own.
+    Merge,
+}
+
+impl Way {
+    fn goes_back(self) -> bool {
+        matches!(self, Self::Back | Self::BackAtReceiver)
+    }
 }
 
 /// How each step is reached. A step without a way does not compile.
@@ -71,6 +88,18 @@ const fn ways(step: Step) -> &'static [Way] {
         }
         S::BaseAcknowledged | S::BaseIndexWritten | S::BaseSealed => &[Way::Receiver],
         S::SealedAppended | S::SealedDurable | S::SealedPublished => &[Way::Receiver],
+        // `tests/retention.rs` goes these ways.
+        S::PointsWritten | S::HistoryThinned | S::CompactedWritten => &[],
+        S::CompactedDurable | S::SegmentReplaced | S::ReplacedRemoved => &[],
+        S::RollbackShut | S::RollbackMarked | S::RollbackNoting | S::RollbackNoted => &[Way::Back],
+        S::RollbackBegun | S::RollbackForgetting => &[Way::Back],
+        S::RollbackBeginHeard | S::RollbackWriting | S::RollbackWritten | S::RollbackFlushed => &[Way::Back],
+        S::RollbackSealed | S::RollbackSealHeard | S::RollbackForgotten => &[Way::Back],
+        S::RollbackPlanned | S::RollbackBlocksSent | S::RollbackOver => &[Way::BackAtReceiver],
+        S::RunWriting | S::RunWritten | S::RunNamed | S::RunPublished | S::RunRemoved => &[Way::Merge],
+        // `tests/retention.rs` goes these ways.
+        S::PointsWritten | S::HistoryThinned | S::CompactedWritten => &[],
+        S::CompactedDurable | S::SegmentReplaced | S::ReplacedRemoved => &[],
     }
 }
 
@@ -91,7 +120,7 @@ impl Try {
             |step: &Step| chosen.as_ref().is_none_or(|names| names.split(',').any(|name| name == step.name()));
         let mut all = Vec::new();
         for &step in Step::ALL.iter().filter(|step| is_chosen(step)) {
-            for &way in ways(step) {
+            for &way in ways(step).iter().filter(|way| !way.goes_back()) {
                 let passages: &[u32] = match step {
                     Step::SpoolAppend => &[30],
                     Step::ChangeTracked => &[1, 200],
@@ -113,8 +142,35 @@ impl Try {
         format!("{}:{}{act}", self.step.name(), self.passage)
     }
 
+    /// A receiver merges as soon as it starts, and may end before it is ready.
+    fn reach_merging(&self, cluster: &mut Cluster) {
+        match self.act {
+            Act::Kill => cluster.spawn_receiver(),
+            Act::Eio => cluster.start_receiver(),
+        }
+        self.wait_fired_at_receiver(cluster);
+    }
+
+    /// The receiver has ended there; or said that the step failed.
+    fn wait_fired_at_receiver(&self, cluster: &mut Cluster) {
+        match self.act {
+            Act::Kill => cluster.wait_receiver_killed(),
+            Act::Eio => self.wait_said(cluster),
+        }
+    }
+
+    fn wait_said(&self, cluster: &Cluster) {
+        let log = cluster.path(if self.is_at_receiver() { "receiver.log" } else { "agent.log" });
+        let said = || {
+            let log = std::fs::read_to_string(&log).unwrap();
+            let (_, since) = log.rsplit_once("this process ends, or fails").unwrap();
+            since.contains(&format!("failpoint {}", self.step.name())).then_some(())
+        };
+        wait_for("an error", said, || cluster.words());
+    }
+
     fn is_at_receiver(&self) -> bool {
-        matches!(self.way, Way::Receiver | Way::Asked | Way::LeftOver)
+        matches!(self.way, Way::Receiver | Way::Asked | Way::LeftOver | Way::Merge)
     }
 }
 
@@ -125,18 +181,28 @@ fn chosen() -> Option<String> {
 /// The story: one step after the other, each with all that comes after it; several clusters at once.
 #[test]
 fn every_step_may_be_the_last_one() {
-    let tries = Mutex::new(Try::all().into_iter());
+    let (merges, others): (Vec<_>, Vec<_>) = Try::all().into_iter().partition(|it| it.way == Way::Merge);
+    let tries = Mutex::new(others.into_iter());
     let fired: Mutex<Vec<Try>> = Mutex::default();
     std::thread::scope(|scope| {
+        scope.spawn(|| {
+            merges.first().map(|_| Merges::begin()).into_iter().for_each(|mut story| {
+                merges.iter().for_each(|it| story.go(&it.failpoint(), |cluster| it.reach_merging(cluster)));
+            });
+            fired.lock().unwrap().extend(merges);
+        });
         for lane in 1..=LANES {
             let (tries, fired) = (&tries, &fired);
             scope.spawn(move || {
+                let next = || tries.lock().unwrap().next();
+                let Some(mut it) = next() else { return };
                 let mut story = Story::begin(lane);
                 loop {
-                    let Some(next) = tries.lock().unwrap().next() else { break };
-                    story.trying = Some(next);
-                    story = story.go(&next);
-                    fired.lock().unwrap().push(next);
+                    story.trying = Some(it);
+                    story = story.go(&it);
+                    fired.lock().unwrap().push(it);
+                    let Some(other) = next() else { break };
+                    it = other;
                 }
                 story.trying = None;
                 story.end(lane);
@@ -144,7 +210,9 @@ fn every_step_may_be_the_last_one() {
         }
     });
     let fired = fired.into_inner().unwrap();
-    let never: Vec<_> = Step::ALL.iter().filter(|step| !fired.iter().any(|tried| tried.step == **step)).collect();
+    let is_ours = |step: &&Step| ways(**step).iter().any(|way| !way.goes_back());
+    let never: Vec<_> =
+        Step::ALL.iter().filter(is_ours).filter(|step| !fired.iter().any(|it| it.step == **step)).collect();
     assert!(never.is_empty() || chosen().is_some(), "never fired: {never:?}");
     let failed = fired.iter().filter(|tried| tried.act == Act::Eio).count();
     println!("{} steps: {} times a process ended, {failed} times one failed", Step::ALL.len(), fired.len() - failed);
@@ -188,6 +256,7 @@ impl Story {
             Way::Receiver => self.receiver(it),
             Way::Asked => self.asked(it),
             Way::LeftOver => self.left_over(it),
+            Way::Back | Way::BackAtReceiver | Way::Merge => unreachable!("its story is another one: {it:?}"),
         }
         self.cluster.assert_runs();
         self.judge();
@@ -288,28 +357,17 @@ impl Story {
     /// The agent has ended, and is started again; or goes on, for only the step failed.
     fn fired_at_agent(&mut self, it: &Try) {
         if it.act == Act::Eio {
-            return self.wait_said(it);
+            return it.wait_said(&self.cluster);
         }
         self.cluster.wait_agent_killed();
         self.cluster.start_agent();
     }
 
     fn fired_at_receiver(&mut self, it: &Try) {
-        if it.act == Act::Eio {
-            return self.wait_said(it);
+        it.wait_fired_at_receiver(&mut self.cluster);
+        if it.act == Act::Kill {
+            self.cluster.start_receiver();
         }
-        self.cluster.wait_receiver_killed();
-        self.cluster.start_receiver();
-    }
-
-    fn wait_said(&self, it: &Try) {
-        let log = self.cluster.path(if it.is_at_receiver() { "receiver.log" } else { "agent.log" });
-        let said = || {
-            let log = std::fs::read_to_string(&log).unwrap();
-            let (_, since) = log.rsplit_once("this process ends, or fails").unwrap();
-            since.contains(&format!("failpoint {}", it.step.name())).then_some(())
-        };
-        wait_for("an error", said, || self.cluster.words());
     }
 
     /// Everything is live again by itself: the newest point, instants, gaps; and at rest the source.

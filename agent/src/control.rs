@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
@@ -21,7 +22,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::capture::{Clock, SystemClock};
-use crate::run::{Condition, Group, Link, Unmarked};
+use crate::run::{ALLOW_MAX, Condition, Group, Link, Unmarked};
 use crate::source::Storage;
 use crate::{Error, ErrorKind, Result};
 
@@ -54,12 +55,21 @@ struct MarkRequest {
     lock_seconds: Option<u64>,
 }
 
+#[derive(Deserialize)]
+struct AllowRequest {
+    group: String,
+    for_seconds: u64,
+}
+
 impl Control {
     /// Listens on `path`. The file of an agent that was killed is replaced; one that is answered on is another's.
     pub(crate) fn start(path: &Path, receiver: Pin, groups: Vec<Arc<Group>>) -> Result<Self> {
         let (listener, file) = local::listen(path).map_err(cannot_listen)?;
         let listener = UnixListener::from_std(listener)?;
-        let routes = Router::new().route("/v1/status", get(status)).route("/v1/mark", post(mark));
+        let routes = Router::new()
+            .route("/v1/status", get(status))
+            .route("/v1/mark", post(mark))
+            .route("/v1/allow", post(allow));
         let routes = routes.with_state(Answers { groups, receiver });
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = axum::serve(listener, routes).with_graceful_shutdown(async { drop(stopped.await) });
@@ -142,6 +152,11 @@ fn described(group: &Group, receiver: Pin) -> Value {
         "spool": {"bytes": spool.as_ref().map(|spool| spool.bytes), "limit_bytes": spool.as_ref().map(|spool| spool.limit_bytes)},
         "store_bytes": null,
         "volumes": volumes,
+        "clients": group.clients(),
+        "allowed_seconds": group.allowed_for().map(|left| left.as_secs_f64()),
+        "rollback": group.rolling().map(|rolling| json!({
+            "target_seq": rolling.target.number(), "done_bytes": rolling.done_bytes, "total_bytes": rolling.total_bytes,
+        })),
         "flush": if group.flushes_wait() { "durable" } else { "local" },
         "limit_bytes_per_second": group.limit().bytes_per_second(),
         "rpo": {
@@ -174,6 +189,23 @@ async fn mark(State(answers): State<Answers>, Json(asked): Json<MarkRequest>) ->
             (StatusCode::NOT_FOUND, Json(document)).into_response()
         }
     }
+}
+
+/// Lets the receiver write to the sources for a while, or not any more.
+async fn allow(State(answers): State<Answers>, Json(asked): Json<AllowRequest>) -> Response {
+    let AllowRequest { group: name, for_seconds } = asked;
+    let Some(group) = answers.groups.iter().find(|group| group.name() == name) else {
+        return refused(no_group(&name));
+    };
+    let time = Duration::from_secs(for_seconds);
+    if time > ALLOW_MAX {
+        return refused(Error::invalid(format!("at most {} s are allowed at once", ALLOW_MAX.as_secs())));
+    }
+    group.allow(time);
+    tracing::warn!(group = name, for_seconds, "the receiver may write to the sources");
+    let micros = for_seconds.saturating_mul(1_000_000);
+    let until = (for_seconds > 0).then(|| rfc3339(WallTime(SystemClock.wall().0.saturating_add(micros))));
+    Json(json!({"schema": 1, "group": name, "allowed_seconds": for_seconds, "until": until})).into_response()
 }
 
 /// Records the mark and waits until it is durable.

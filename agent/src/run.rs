@@ -17,6 +17,7 @@ mod mark;
 pub mod opening;
 mod rates;
 mod report;
+mod rollback;
 pub mod rungs;
 mod switch;
 pub mod unread;
@@ -39,6 +40,8 @@ pub(crate) use crash::Verdicts;
 pub(crate) use group::{Group, Link};
 pub(crate) use mark::Unmarked;
 pub(crate) use report::Condition;
+pub use rollback::ALLOW_MAX;
+pub(crate) use rollback::{Denied, Turn};
 
 use crate::control::Control;
 use crate::join;
@@ -267,7 +270,7 @@ async fn climb(groups: Vec<Arc<Group>>) {
         let groups = groups.clone();
         let climbed = blocking(move || {
             groups.iter().for_each(|group| group.observe());
-            groups.iter().try_for_each(|group| group.climb())
+            groups.iter().try_for_each(|group| group.climb().and_then(|()| group.end_what_is_over()))
         });
         if let Err(error) = climbed.await {
             tracing::error!(?error, "changes cannot be recorded again yet");

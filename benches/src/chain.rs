@@ -39,6 +39,17 @@ impl Chain {
         Self { builder, compress, next: Seq::FIRST, last: None, head: ChainHead::START, time: START }
     }
 
+    /// An empty base: from here on every record is a point.
+    pub fn cover(&mut self) {
+        let sealed = Sealed { resync: ResyncId([3; 16]), head: ChainHead::START, frames: 0 };
+        self.builder.push(self.time, Body::Sealed(sealed));
+    }
+
+    /// When the last record was made.
+    pub fn time(&self) -> WallTime {
+        self.time
+    }
+
     /// A write, a microsecond after the last.
     ///
     /// # Panics
@@ -53,6 +64,24 @@ impl Chain {
     pub fn sealed(&mut self) {
         let sealed = Sealed { resync: ResyncId([255; 16]), head: ChainHead::START, frames: 0 };
         self.builder.push(self.time, Body::Sealed(sealed));
+    }
+
+    /// A run of the same eight bytes, a microsecond after the last record: an entry of the index without data.
+    ///
+    /// # Panics
+    /// If it is not a run of sectors.
+    pub fn fill(&mut self, offset: u64, bytes: u64, fill: [u8; 8]) {
+        let extent = Extent::of_bytes(offset, bytes).expect("a run of sectors");
+        self.time = WallTime(self.time.0 + 1);
+        self.builder.push(self.time, Body::Pattern { volume: VOLUME, extent, fill });
+    }
+
+    /// Place of the record that was made last.
+    ///
+    /// # Panics
+    /// Never: a chain begins with two.
+    pub fn last(&self) -> Seq {
+        self.next.after(self.builder.records() as u64).before().expect("a chain begins with a record")
     }
 
     /// Whether the frame has to be closed before anything else is written.

@@ -1,4 +1,5 @@
-//! Named steps of the ladder, of a resync and of a merge at which a test ends the process, lets it stand still, or lets the step fail.
+//! Named steps of the ladder, of a resync, of a merge, of cleaning and of a live rollback at which a test ends the process, lets it stand still,
+//! or lets the step fail.
 //!
 //! Always compiled in: what is tested is what is shipped. A step that nobody armed costs one relaxed load, and none is on the way of a
 //! write that is recorded. `docs/decisions/0014-failpoints.md` says why.
@@ -156,6 +157,38 @@ steps! {
     SegmentReplaced = "segment-replaced", true;
     /// Receiver: their files are gone.
     ReplacedRemoved = "replaced-removed", true;
+    /// Agent: nobody but a rollback writes to the sources.
+    RollbackShut = "rollback-shut", false;
+    /// Agent: the mark of the state before a rollback is the last record.
+    RollbackMarked = "rollback-marked", false;
+    /// Receiver: it is known which blocks differ.
+    RollbackPlanned = "rollback-planned", false;
+    /// Agent: its state is about to say that a rollback is not over.
+    RollbackNoting = "rollback-noting", true;
+    /// Agent: it says so.
+    RollbackNoted = "rollback-noted", false;
+    /// Agent: `rollback begin` is the last record.
+    RollbackBegun = "rollback-begun", false;
+    /// Agent: it was heard that this is durable.
+    RollbackBeginHeard = "rollback-begin-heard", false;
+    /// Receiver: blocks were sent.
+    RollbackBlocksSent = "rollback-blocks-sent", false;
+    /// Agent: blocks are about to be written to a source.
+    RollbackWriting = "rollback-writing", true;
+    /// Agent: they are on the source, and in the order.
+    RollbackWritten = "rollback-written", false;
+    /// Agent: all are, and the sources are flushed.
+    RollbackFlushed = "rollback-flushed", false;
+    /// Agent: `rollback sealed` is the last record.
+    RollbackSealed = "rollback-sealed", false;
+    /// Agent: it was heard that this is durable.
+    RollbackSealHeard = "rollback-seal-heard", false;
+    /// Agent: its state is about to say nothing of a rollback any more.
+    RollbackForgetting = "rollback-forgetting", true;
+    /// Agent: it says nothing; nobody is let in yet.
+    RollbackForgotten = "rollback-forgotten", false;
+    /// Receiver: it was heard that the rollback is over.
+    RollbackOver = "rollback-over", false;
 }
 
 /// Passages to go, with [`FAILS`] or [`STOPS`]; 0: nobody armed it.

@@ -32,6 +32,10 @@ pub const KEPT_POINTS: usize = 1 << 20;
 pub const COMPACTED_RECORDS: usize = FRAME_RECORDS * 48 / 60;
 /// Runs of extents in one answer about what changed: 32 KiB.
 pub const CHANGED_RUNS: usize = 4096;
+/// Data in one message of a live rollback: long writes, little memory.
+pub const ROLLBACK_DATA_BYTES: usize = 1024 * 1024;
+/// Zeroes in one message of a live rollback: some files are all holes, and the tap holds the range meanwhile.
+pub const ROLLBACK_ZERO_BYTES: u32 = 64 * 1024 * 1024;
 /// Volumes in a group: a bound on what a hostile peer can make us remember.
 pub const GROUP_VOLUMES: u32 = 256;
 /// Content of a segment before it is sealed. Small enough that its index is built and checked in milliseconds.

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use journal::codec::*;
 use journal::disk::FileDisk;
 use journal::frame::{Frame, FrameBuilder, FrameSeal};
-use journal::store::{Store, When};
+use journal::index::RunNo;
+use journal::store::{Merger, Merging, Store, When};
 use journal::types::*;
 
 const GROUP: GroupId = GroupId([0x67; 16]);
@@ -206,6 +207,53 @@ fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
     let mut files: Vec<_> = names.map(|name| (name.clone(), fs::read(dir.join(name)).unwrap())).collect();
     files.sort();
     files
+}
+
+/// The run over all of the fixture's live segments, as it is kept.
+fn merged_fixture() -> PathBuf {
+    root().join("tests/fixtures/v1/merged.run")
+}
+
+/// Merges what a copy of the fixture has; the run's file.
+fn merge(dir: &Path) -> PathBuf {
+    let disk = Arc::new(FileDisk::open(dir).unwrap());
+    let (mut store, _) = Store::open(disk.clone(), GROUP, SEGMENT_BYTES, || [0xaa; 16]).unwrap();
+    let mut merger = Merger::with_fan_in(disk, GROUP, || [0x5a; 16], 2);
+    loop {
+        match merger.step(&store.library().now(), |_| true).unwrap() {
+            Merging::Idle => break,
+            Merging::Goes => {}
+            Merging::Renew(made) => store.renew_runs(made),
+        }
+    }
+    assert_eq!(store.library().now().verify(|_| std::ops::ControlFlow::Continue(())).unwrap().findings, []);
+    dir.join(RunNo(1).file_name())
+}
+
+#[test]
+fn the_same_segments_make_the_same_run() {
+    let copy = tempfile::tempdir().unwrap();
+    files(&fixture()).iter().for_each(|(name, bytes)| fs::write(copy.path().join(name), bytes).unwrap());
+    let made = fs::read(merge(copy.path())).unwrap();
+    if std::env::var_os("BACKSPOOL_WRITE_FIXTURES").is_some() {
+        fs::write(merged_fixture(), &made).unwrap();
+        panic!("the fixture is written: look at what changed, and run again without BACKSPOOL_WRITE_FIXTURES");
+    }
+    let kept = fs::read(merged_fixture()).unwrap();
+    assert_eq!((made.len(), made.iter().zip(&kept).position(|(a, b)| a != b)), (kept.len(), None), "first byte");
+    // As the document has it, without our codec.
+    let trailer = &kept[kept.len() - 512..];
+    assert_eq!((&trailer[..8], &trailer[14..16], &trailer[32..48]), (&b"BSPLRUN1"[..], &[1, 0][..], &GROUP.0[..]));
+    let number = |at: usize| u64::from_le_bytes(trailer[at..at + 8].try_into().unwrap());
+    let short = |at: usize| u32::from_le_bytes(trailer[at..at + 4].try_into().unwrap());
+    assert_eq!(
+        (number(64), number(72), short(96), short(100)),
+        (1, 2, 2, 1),
+        "its number, two pages, two segments, one guide"
+    );
+    assert_eq!(kept.len(), 2 * 16384 + 2 * 64 + 48 + 512);
+    assert_eq!((&kept[..4], &kept[16384..16388]), (&b"BSRD"[..], &b"BSRG"[..]));
+    assert_eq!(u64::from(u32::from_le_bytes(kept[32..36].try_into().unwrap())), number(80), "entries of the only page");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use quinn::crypto::rustls::HandshakeData;
 use quinn::{ClientConfig, Connection, Endpoint, Incoming};
 use rustls::pki_types::CertificateDer;
 
-use crate::endpoint::transport;
+use crate::endpoint::{STREAMS_TO_AGENT, transport};
 use crate::error::{close_code, connection_error};
 use crate::identity::Identity;
 use crate::tls::{self, Purpose};
@@ -29,8 +29,7 @@ pub async fn connect(
     purpose: Purpose,
 ) -> Result<Connection> {
     let mut config = ClientConfig::new(Arc::new(tls::client_config(identity, pin, purpose)?));
-    // Receivers open no streams yet.
-    config.transport_config(Arc::new(transport(0)));
+    config.transport_config(Arc::new(transport(STREAMS_TO_AGENT)));
     let connecting = endpoint
         .connect_with(config, remote, "backspool")
         .map_err(|error| Error::invalid(format!("cannot connect to {remote}")).with_source(error))?;

@@ -17,6 +17,8 @@ use crate::tls;
 
 /// Groups of one agent: each costs a directory, files and threads at a receiver, so that there is a bound.
 pub const GROUPS: u32 = 128;
+/// Streams that a receiver may have open towards an agent: one for each group, to take its sources back.
+pub(crate) const STREAMS_TO_AGENT: u32 = GROUPS;
 /// Streams that an agent may have open: control, and for each group its own, a base's and a comparison's.
 const STREAMS: u32 = 1 + 3 * GROUPS;
 /// Unread bytes of one stream: 16 MiB at 100 ms of round trip are 1.3 Gbit/s.

@@ -63,7 +63,8 @@ fn adverts(exports: &Exports) -> Vec<Advert> {
     let advert = |(name, export): &(String, Arc<dyn Export>)| {
         let min_block_bytes = export.min_block_bytes();
         let size_bytes = export.size_bytes() & !(u64::from(min_block_bytes) - 1);
-        Advert { name: name.clone(), size_bytes, min_block_bytes, capabilities: export.capabilities() }
+        let (capabilities, closed) = (export.capabilities(), export.closed());
+        Advert { name: name.clone(), size_bytes, min_block_bytes, capabilities, closed }
     };
     exports.iter().map(advert).collect()
 }

@@ -7,6 +7,19 @@
 /// never called. Buffers start at a page boundary. Several threads call at once, in any order: only requests that were
 /// answered before another was sent are ordered before it.
 pub trait Export: Send + Sync {
+    /// Why no client is let in now, for people; `None`: they are.
+    fn closed(&self) -> Option<String> {
+        None
+    }
+
+    /// A client is let in: what it is served until it goes, when this is dropped; `None`: this export itself.
+    ///
+    /// # Errors
+    /// It is turned away after all.
+    fn attach(&self) -> Result<Option<Box<dyn Export + '_>>, ErrorCode> {
+        Ok(None)
+    }
+
     /// Size in bytes. A tail shorter than the smallest block is not served. Read once per connection.
     fn size_bytes(&self) -> u64;
 

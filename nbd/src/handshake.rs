@@ -27,6 +27,8 @@ pub struct Advert {
     pub min_block_bytes: u32,
     /// What it offers.
     pub capabilities: Capabilities,
+    /// Why nobody is let in now.
+    pub closed: Option<String>,
 }
 
 /// What the server does after an option.
@@ -103,6 +105,10 @@ impl Negotiation {
                     reply(out, GO, ACK, &[]);
                     return self.serve(export);
                 }
+                Err(ERR_POLICY) => {
+                    reply(out, option, ERR_POLICY, self.why_closed(data).as_bytes());
+                    return Step::Continue;
+                }
                 outcome => outcome.map(|_| ()),
             },
             STRUCTURED_REPLY if data.is_empty() => {
@@ -120,6 +126,9 @@ impl Negotiation {
     /// The oldest way to choose an export: it has no reply that could say no.
     fn export_name(&self, data: &[u8], out: &mut Vec<u8>) -> Step {
         let Ok(export) = self.find(data) else { return Step::Close };
+        if self.exports[export].closed.is_some() {
+            return Step::Close;
+        }
         out.put_u64(self.exports[export].size_bytes);
         out.put_u16(self.transmission_flags(export));
         if !self.no_zeroes {
@@ -151,6 +160,9 @@ impl Negotiation {
         }
         let found = self.find(name)?;
         let export = &self.exports[found];
+        if option == GO && export.closed.is_some() {
+            return Err(ERR_POLICY);
+        }
 
         let mut info = Vec::new();
         info.put_u16(INFO_EXPORT);
@@ -220,6 +232,13 @@ impl Negotiation {
         }
     }
 
+    /// A sentence for whoever asked for an export that is closed.
+    fn why_closed(&self, data: &[u8]) -> &str {
+        let found = Fields(data).string().and_then(|name| self.find(name).ok());
+        let why = found.and_then(|found| self.exports[found].closed.as_deref()).unwrap_or_default();
+        why.get(..why.floor_char_boundary(NAME_BYTES_MAX)).unwrap_or_default()
+    }
+
     fn serve(&self, export: usize) -> Step {
         let advert = &self.exports[export];
         let session = Session {
@@ -285,6 +304,7 @@ const SERVER: u32 = 2;
 const REPLY_INFO: u32 = 3;
 const META_CONTEXT: u32 = 4;
 const ERR_UNSUP: u32 = 1 << 31 | 1;
+const ERR_POLICY: u32 = 1 << 31 | 2;
 const ERR_INVALID: u32 = 1 << 31 | 3;
 const ERR_UNKNOWN: u32 = 1 << 31 | 6;
 

@@ -5,6 +5,7 @@ use crate::wire::{Fields, Put};
 const GO: u32 = 7;
 const ACK: u32 = 1;
 const ERR_UNSUP: u32 = 1 << 31 | 1;
+const ERR_POLICY: u32 = 1 << 31 | 2;
 const ERR_INVALID: u32 = 1 << 31 | 3;
 const ERR_UNKNOWN: u32 = 1 << 31 | 6;
 
@@ -14,6 +15,7 @@ fn negotiation(names: &[&str], flags: u8) -> Negotiation {
         size_bytes: 1 << 20,
         min_block_bytes: 512,
         capabilities: Capabilities::ALL,
+        closed: (*name == "shut").then(|| "a rollback is under way".to_owned()),
     };
     Negotiation::new(names.iter().map(advert).collect(), [0, 0, 0, flags]).unwrap()
 }
@@ -66,6 +68,18 @@ fn client_flags_that_do_not_exist_end_it() {
     for flags in [[0, 0, 0, 4], [0, 0, 1, 3], [0x80, 0, 0, 0], [b'G', b'E', b'T', b' ']] {
         assert_eq!(Negotiation::new(Vec::new(), flags).err(), Some(NotAHandshake));
     }
+}
+
+#[test]
+fn a_closed_export_says_why_and_lets_nobody_in() {
+    let mut client = negotiation(&["disk", "shut"], 3);
+    let why = b"a rollback is under way".to_vec();
+    assert_eq!(send(&mut client, GO, &name_and("shut", &[0, 0])), (Step::Continue, vec![(ERR_POLICY, why)]));
+    let (step, replies) = send(&mut client, 6, &name_and("shut", &[0, 0]));
+    assert!(step == Step::Continue && replies.last() == Some(&(ACK, vec![])), "it may be asked about");
+    let mut out = Vec::new();
+    assert_eq!((client.option(1, b"shut", &mut out), out.len()), (Step::Close, 0), "the oldest way has no words");
+    assert!(matches!(send(&mut client, GO, &name_and("disk", &[0, 0])).0, Step::Serve { export: 0, .. }));
 }
 
 #[test]

@@ -21,8 +21,13 @@ const ROUNDS: usize = 200_000;
 #[test]
 fn options() {
     let mut random = Random(1);
-    let advert =
-        Advert { name: "disk".to_owned(), size_bytes: 1 << 20, min_block_bytes: 512, capabilities: Capabilities::ALL };
+    let advert = Advert {
+        name: "disk".to_owned(),
+        size_bytes: 1 << 20,
+        min_block_bytes: 512,
+        capabilities: Capabilities::ALL,
+        closed: None,
+    };
     let (mut served, mut went_on) = (0, 0);
     let mut negotiation = Negotiation::new(vec![advert.clone()], [0, 0, 0, 3]).unwrap();
     for _ in 0..ROUNDS {

@@ -9,6 +9,7 @@ mod raw;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use common::{Memory, Served};
@@ -68,6 +69,68 @@ fn tcp_only_on_loopback_unless_told() {
     assert!(matches!(bind(&first.address().to_string(), RemoteClients::Refused), Err(BindError::InUse(_))));
     assert!(matches!(bind("0.0.0.0:0", RemoteClients::Refused), Err(BindError::NotLoopback(_))));
     assert!(bind("0.0.0.0:0", RemoteClients::Allowed).is_ok());
+}
+
+/// Serves each client by something of its own, counts them, and turns them away when told.
+#[derive(Default)]
+struct Counting {
+    inside: AtomicUsize,
+    shut: AtomicBool,
+}
+
+struct Guest<'a>(&'a Counting);
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        self.0.inside.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Export for Counting {
+    fn size_bytes(&self) -> u64 {
+        1 << 20
+    }
+    fn read(&self, _offset: u64, _buffer: &mut [u8]) -> Result<(), ErrorCode> {
+        unreachable!("served without being let in")
+    }
+    fn attach(&self) -> Result<Option<Box<dyn Export + '_>>, ErrorCode> {
+        if self.shut.load(Ordering::SeqCst) {
+            return Err(ErrorCode::Shutdown);
+        }
+        self.inside.fetch_add(1, Ordering::SeqCst);
+        Ok(Some(Box::new(Guest(self))))
+    }
+}
+
+impl Export for Guest<'_> {
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes()
+    }
+    fn read(&self, _offset: u64, buffer: &mut [u8]) -> Result<(), ErrorCode> {
+        buffer.fill(7);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_client_is_served_what_it_was_given_until_it_goes() {
+    let counting = Arc::new(Counting::default());
+    let served = Served::new(vec![("disk", Arc::clone(&counting) as Arc<dyn Export>)]);
+    let mut client = Raw::attach(&served, false);
+    client.request(READ, 0, 9, 0, 512);
+    assert_eq!(client.simple(), (0, 9));
+    assert_eq!(client.receive(512), [7; 512]);
+    assert_eq!(counting.inside.load(Ordering::SeqCst), 1);
+    drop(client);
+    let mut rounds = 0;
+    while counting.inside.load(Ordering::SeqCst) > 0 {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        rounds += 1;
+        assert!(rounds < 10_000, "it went");
+    }
+    counting.shut.store(true, Ordering::SeqCst);
+    let mut late = Raw::attach(&served, false);
+    assert_eq!(late.until_end(), [0; 0], "turned away");
 }
 
 #[test]

@@ -21,6 +21,8 @@ pub struct Code(u16);
 impl Code {
     /// Something that has no code of its own.
     pub const FAILED: Self = Self(101);
+    /// The volumes are not what they were at that point.
+    pub const VOLUMES_DIFFER: Self = Self(104);
     /// A write-back failed: what is on disk is unknown until the process starts again.
     pub const POISONED: Self = Self(102);
     /// The request makes no sense.
@@ -29,10 +31,14 @@ impl Code {
     pub const NOT_OURS: Self = Self(202);
     /// Made by a newer version.
     pub const NEWER: Self = Self(203);
+    /// That is no time.
+    pub const NOT_A_TIME: Self = Self(207);
     /// No such group.
     pub const NO_GROUP: Self = Self(1001);
     /// No such volume in the group.
     pub const NO_VOLUME: Self = Self(1002);
+    /// Nothing is served there.
+    pub const NO_EXPORT: Self = Self(1003);
     /// Another process holds it.
     pub const LOCKED: Self = Self(1101);
     /// It belongs to another agent, or a newer session took over.
@@ -43,8 +49,14 @@ impl Code {
     pub const TARGET_IN_USE: Self = Self(1104);
     /// No rollback is left to take back.
     pub const NOTHING_TO_UNDO: Self = Self(1105);
+    /// Clients are attached to the tap.
+    pub const ATTACHED: Self = Self(1106);
+    /// There are no points now.
+    pub const NOT_LIVE: Self = Self(1107);
     /// The peer's key is not known.
     pub const NOT_TRUSTED: Self = Self(1202);
+    /// Nobody allowed it on the agent's machine.
+    pub const NOT_ALLOWED: Self = Self(1203);
     /// There is no recovery point at that time.
     pub const NOT_COVERED: Self = Self(1301);
     /// What is stored is not what was written.
@@ -55,6 +67,8 @@ impl Code {
     pub const TARGET_EXISTS: Self = Self(1501);
     /// The agent cannot be reached.
     pub const NO_SESSION: Self = Self(1601);
+    /// What answers is too old for this.
+    pub const OLDER: Self = Self(1605);
     /// The file system is full.
     pub const NO_SPACE: Self = Self(1701);
     /// The target is smaller than what should go there.

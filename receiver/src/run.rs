@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  start   lock DIR → catalog → groups (recovery) → control socket → QUIC → ready
-//!  stop    QUIC closed, sessions end → control socket gone → images stop → writers drain, note the clean stop
+//!  stop    QUIC closed, sessions end → exports and mounts end → control socket gone → images stop → writers drain, note the clean stop
 //! ```
 
 use std::net::SocketAddr;
@@ -20,9 +20,12 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use crate::catalog::{Catalog, StoreDir, StoreId};
-use crate::control::{self, App, socket};
+use crate::control::{self, App, Running, socket};
+use crate::drill::{Drills, Stage, stage_dir};
 use crate::error::{Error, Result};
+use crate::export::{Holdings, Scratch, scratch_dir};
 use crate::group::Groups;
+use crate::retention::{Retention, Wanted, read_clocks};
 use crate::session::Sessions;
 
 /// How long sessions, and then clients of the control socket, may take to end. Both, and the writers' last fdatasync, fit
@@ -43,6 +46,8 @@ pub struct ServeOptions {
     pub control_socket: Option<PathBuf>,
     /// Whether replica images are kept.
     pub images: bool,
+    /// How long what is kept, where a group says nothing of its own.
+    pub retention: Wanted,
 }
 
 /// What is told once the receiver accepts.
@@ -62,15 +67,26 @@ pub async fn serve(
     on_ready: impl FnOnce(Ready),
     shutdown: impl Future<Output = ()>,
 ) -> Result<()> {
-    let ServeOptions { dir, listen, control_socket, images } = options;
+    let ServeOptions { dir, listen, control_socket, images, retention } = options;
     let (groups, identity) = open(dir, images).await?;
+    let retention = Arc::new(Retention::new(Arc::clone(&groups), retention, Box::new(read_clocks))?);
     let id = ReceiverId(identity.pin());
     let path = control_socket.unwrap_or_else(|| groups.catalog().dir().path().join("control.sock"));
     let (listener, socket) = socket::bind(&path)?;
     let endpoint = link::server_endpoint(&identity, listen)?;
     let listen = endpoint.local_addr()?;
     let (stop_control, stopped) = oneshot::channel::<()>();
-    let router = control::router(App { groups: Arc::clone(&groups), id, listen });
+    let holdings = Holdings::default();
+    let app = App {
+        groups: Arc::clone(&groups),
+        holdings: holdings.clone(),
+        drills: Drills::open(groups.catalog().dir().path())?,
+        running: Running::default(),
+        retention: Arc::clone(&retention),
+        id,
+        listen,
+    };
+    let router = control::router(app);
     let control = tokio::spawn(async move {
         let until = async { drop(stopped.await) };
         axum::serve(listener, router).with_graceful_shutdown(until).await
@@ -78,18 +94,24 @@ pub async fn serve(
     let sessions = Arc::new(Sessions::new(Arc::clone(&groups), id));
     let accepting = endpoint.clone();
     let accept = tokio::spawn(async move { sessions.accept(&accepting).await });
+    let cleaning = retention.start()?;
     let keeper = tokio::spawn(keep(Arc::clone(groups.catalog().dir().reserve())));
     info!(%listen, receiver = %id, socket = %socket.path().display(), "ready");
     on_ready(Ready { listen, id, socket: socket.path().to_owned() });
     shutdown.await;
     info!("stopping");
     end_sessions(&endpoint, accept).await;
+    end("what is exported and mounted", tokio::spawn(async move { holdings.stop().await })).await;
     // Its receiver is gone only if the API has ended by itself.
     let _ = stop_control.send(());
     // While somebody answers: who finds it dead may replace it.
     drop(socket);
     end("the control socket", control).await;
     keeper.abort();
+    retention.stop();
+    // Its writers are asked to help until it has ended.
+    let cleaned = tokio::task::spawn_blocking(move || cleaning.join().is_ok());
+    end("retention", cleaned).await;
     groups.stop().await;
     Ok(())
 }
@@ -98,6 +120,8 @@ pub async fn serve(
 async fn open(dir: PathBuf, images: bool) -> Result<(Arc<Groups>, Identity)> {
     let opened = tokio::task::spawn_blocking(move || {
         let dir = StoreDir::open(&dir, StoreId(link::random()))?;
+        Scratch::clear(&scratch_dir(dir.path()))?;
+        Stage::clear(&stage_dir(dir.path()));
         let identity = Identity::open(&dir.path().join("identity"))?;
         let groups = Groups::open(Catalog::open(dir)?, images)?;
         Ok((Arc::new(groups), identity))
@@ -148,7 +172,7 @@ mod tests {
 
     fn options(dir: &std::path::Path) -> ServeOptions {
         let listen = "127.0.0.1:0".parse().unwrap();
-        ServeOptions { dir: dir.to_owned(), listen, control_socket: None, images: true }
+        ServeOptions { dir: dir.to_owned(), listen, control_socket: None, images: true, retention: Wanted::default() }
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -26,6 +26,8 @@ struct Facts<'a> {
     durable: Option<Seq>,
     /// Whether the newest record is a point.
     covered: bool,
+    /// The sources are being taken back.
+    rolling: bool,
     /// Time of the newest point, if there is one, and of the group's first record.
     last_point: Option<WallTime>,
     first: Option<WallTime>,
@@ -70,6 +72,7 @@ impl Facts<'_> {
             AgentState::Tracking => "tracking",
             AgentState::Seeding => "seeding",
             AgentState::Resync => "resync",
+            AgentState::Running if !self.covered && self.rolling => "behind",
             _ if !self.covered && self.last_point.is_none() => "seeding",
             _ if !self.covered => "resync",
             AgentState::Spooling => "spooling",
@@ -100,7 +103,10 @@ pub fn document(group: &Group, image: Option<&Image>, receiver: &str, now: Insta
         "lag": {"p50_seconds": lag.p50.seconds(), "p99_seconds": lag.p99.seconds(), "max_seconds": lag.max.seconds()},
         "captured": seq(report.and_then(|report| report.captured)),
         "receivers": [{"id": receiver, "sent": sent, "received": durable, "durable": durable, "applied": seq(shown.applied)}],
-        "why": why(&snapshot, &shown),
+        "why": why(&snapshot, version.as_deref(), &shown),
+        "rollback": version.as_ref().and_then(|version| version.timeline().unfinished().map(|it| json!({
+            "target_seq": it.target.number(),
+        }))),
         "window": {"from": window.map(|(from, _)| rfc3339(from)), "to": window.map(|(_, to)| rfc3339(to))},
         "spool": {
             "bytes": report.map_or(0, |report| report.spool_bytes),
@@ -119,6 +125,9 @@ pub fn document(group: &Group, image: Option<&Image>, receiver: &str, now: Insta
         "volumes": volumes(version.as_deref(), report, image),
         "gaps_total": version.as_ref().map_or(0, |version| version.timeline().gaps().count()),
         "last_verified": snapshot.last_verified.map(rfc3339),
+        "retention": {
+            "thinned_bytes": snapshot.cleaned.thinned_bytes, "dead_bytes": snapshot.cleaned.dead_bytes, "why": snapshot.cleaned.why,
+        },
     }))
 }
 
@@ -135,17 +144,26 @@ fn facts<'a>(
         told: told.map(|Told { report, at, .. }| (report, now.saturating_duration_since(*at))),
         durable: version.and_then(Version::head).map(|head| head.seq),
         covered: timeline.is_some_and(|timeline| timeline.covered().is_some()),
+        rolling: timeline.is_some_and(|timeline| timeline.unfinished().is_some()),
         last_point: window.map(|(_, to)| to),
         first: timeline.and_then(|timeline| timeline.events().first()).map(|event| event.record.time),
     }
 }
 
 /// The most important reason that there is.
-fn why(snapshot: &Snapshot, image: &Shown) -> Option<String> {
+fn why(snapshot: &Snapshot, version: Option<&Version>, image: &Shown) -> Option<String> {
     let fault = snapshot.progress.fault.as_ref().map(|fault| fault.why().to_owned());
     let report = snapshot.told.as_ref().map(|told| told.report.why.clone()).filter(|why| !why.is_empty());
     let image = image.error.as_ref().map(|error| format!("the replica image: {error}"));
-    fault.or(report).or(image)
+    let unfinished = version.and_then(|version| version.timeline().unfinished());
+    let rolling = unfinished.map(|it| {
+        format!(
+            "the sources are being taken back to seq {}, which is not over: it goes on when the agent is there",
+            it.target
+        )
+    });
+    let retention = snapshot.cleaned.why.clone();
+    fault.or(report).or(rolling).or(image).or(retention)
 }
 
 fn volumes(version: Option<&Version>, report: Option<&Report>, image: Option<&Image>) -> Vec<Value> {
@@ -182,6 +200,7 @@ mod tests {
             told: Some((report, Duration::from_millis(age))),
             durable: Seq::new(50),
             covered: true,
+            rolling: false,
             last_point: Some(WallTime(90_000_000)),
             first: Some(WallTime(40_000_000)),
         };
@@ -211,6 +230,9 @@ mod tests {
         let gap = |facts: &mut Facts<'_>| facts.covered = false;
         check(&running(50, None), 0, gap, "resync", 10.0); // durable, but no point
         check(&report(AgentState::Resync, 50, None), 0, gap, "resync", 10.0);
+        let rolling = |facts: &mut Facts<'_>| (facts.covered, facts.rolling) = (false, true);
+        check(&running(50, None), 0, rolling, "behind", 10.0);
+        check(&report(AgentState::Resync, 50, None), 0, rolling, "resync", 10.0);
         let set_back =
             |facts: &mut Facts<'_>| (facts.covered, facts.last_point) = (false, Some(WallTime(NOW.0 + 60_000_000)));
         check(&report(AgentState::Resync, 50, Some(7_000_000)), 250, set_back, "resync", 7.25);
@@ -220,7 +242,15 @@ mod tests {
 
     #[test]
     fn a_group_without_a_session_has_no_rpo() {
-        let facts = Facts { fault: None, told: None, durable: None, covered: false, last_point: None, first: None };
+        let facts = Facts {
+            fault: None,
+            told: None,
+            durable: None,
+            covered: false,
+            rolling: false,
+            last_point: None,
+            first: None,
+        };
         assert_eq!((facts.state(), facts.rpo()), ("stopped", None));
         let damaged = Fault::Damaged("x".into());
         assert_eq!(Facts { fault: Some(&damaged), ..facts }.state(), "damaged");

@@ -21,6 +21,7 @@ pub(super) async fn run(context: &Context, args: &Serve) -> Outcome {
         listen,
         control_socket: context.global.socket.clone(),
         images: !args.no_images && config.receiver.images != Some(false),
+        retention: config.receiver.retention.said()?,
     };
     context.arm_failpoints()?;
     allow_many_files();

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses a part")]
 
+pub(crate) mod back;
 pub(crate) mod clock;
 pub(crate) mod cluster;
 pub(crate) mod http;

@@ -70,8 +70,13 @@ impl Pair {
     pub(crate) fn start_receiver(&mut self) {
         let (ready, is_ready) = std::sync::mpsc::channel();
         let (stop, stopped) = oneshot::channel::<()>();
-        let options =
-            ServeOptions { dir: self.path("store"), listen: self.listen, control_socket: None, images: false };
+        let options = ServeOptions {
+            dir: self.path("store"),
+            listen: self.listen,
+            control_socket: None,
+            images: false,
+            retention: receiver::Retention::default(),
+        };
         let on_ready = move |told: receiver::Ready| ready.send(told.listen).unwrap();
         let task = self.runtime.spawn(serve(options, on_ready, async { drop(stopped.await) }));
         match is_ready.recv_timeout(PATIENCE) {

@@ -126,6 +126,7 @@ impl Host {
             durable: None,
             place: None,
             stopped: None,
+            rollback: None,
         }
     }
 

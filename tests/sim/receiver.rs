@@ -55,7 +55,7 @@ pub(crate) type Answers = Vec<(Stream, Message)>;
 impl Receiver {
     pub(crate) fn start(machine: &Machine, id: GroupId, next_session: u64) -> Self {
         let name = |text| Name::parse(text).unwrap();
-        let entry = GroupEntry { id, name: name("db"), agent: name("web") };
+        let entry = GroupEntry { id, name: name("db"), agent: name("web"), retention: receiver::Retention::default() };
         let opening =
             Opening { disk: machine.disk(), reserve: None, segment_bytes: SEGMENT_BYTES, entropy, now: receiver_now };
         let (group, writer) = stepped(entry, opening);

@@ -115,6 +115,8 @@ struct Inner {
     closed: bool,
     /// Since when there are no points, by the clock that nobody sets.
     gap_since: Option<WallTime>,
+    /// Since when the sources are being taken back to another point.
+    rolling_since: Option<WallTime>,
     /// What changed while nothing was recorded.
     dirty: BTreeMap<VolumeNo, DirtyMap>,
     current: FrameBuilder,
@@ -148,6 +150,7 @@ impl Capture {
             when_full: terms.when_full,
             closed: false,
             gap_since: None,
+            rolling_since: None,
             dirty: BTreeMap::new(),
             current: FrameBuilder::new(),
             full: VecDeque::new(),
@@ -213,17 +216,29 @@ impl Capture {
         self.push(self.lock(), body)
     }
 
-    /// Names this instant: all that was answered before is before it. `Ok(None)`: a gap is open, so that no instant is a point now.
+    /// Names this instant: all that was answered before is before it. `Ok(None)`: a gap is open, or the sources are being taken back, so
+    /// that no instant is a point now.
     pub fn mark(&self, name: &str, locked_until: Option<WallTime>) -> Result<Option<Seq>> {
         if name.is_empty() || name.len() > NAME_BYTES || name.chars().any(char::is_control) {
             return Err(Error::invalid(format!("a mark needs a printable name of 1 to {NAME_BYTES} bytes")));
         }
         let mark = Body::Mark(Mark { locked_until, name: name.to_owned() });
         let inner = self.lock();
-        if inner.gap_since.is_some() {
+        if inner.gap_since.or(inner.rolling_since).is_some() {
             return Ok(None);
         }
         self.push(inner, mark).map(Some).ok_or_else(|| Error::unavailable("the agent is stopping"))
+    }
+
+    /// As [`record_at_once`](Self::record_at_once), unless a gap is open.
+    pub fn record_if_whole(&self, body: Body) -> Option<Seq> {
+        let inner = self.lock();
+        if inner.gap_since.is_some() { None } else { self.push(inner, body) }
+    }
+
+    /// Whether a gap is open.
+    pub fn has_gap(&self) -> bool {
+        self.lock().gap_since.is_some()
     }
 
     /// Ends capture for a clean stop: what was recorded is spooled, nothing more comes.
@@ -352,6 +367,8 @@ impl Inner {
         match &body {
             Body::Gap(_) => _ = self.gap_since.get_or_insert_with(|| clock.boottime()),
             Body::Sealed(_) => self.gap_since = None,
+            Body::RollbackBegin { .. } => _ = self.rolling_since.get_or_insert_with(|| clock.boottime()),
+            Body::RollbackSealed { .. } => self.rolling_since = None,
             _ => {}
         }
         self.frame().push(time, body);

@@ -108,7 +108,9 @@ impl Capture {
 
     /// For how long there have been no points.
     pub(crate) fn gap_age(&self) -> Option<Micros> {
-        let since = self.lock().gap_since;
+        let inner = self.lock();
+        let since = inner.gap_since.into_iter().chain(inner.rolling_since).min();
+        drop(inner);
         since.map(|since| self.clock.boottime().since(since))
     }
 

@@ -11,10 +11,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
-use journal::codec::{Gap, GapReason};
+use journal::codec::{Body, Gap, GapReason};
 use journal::disk::Reserve;
 use journal::failpoint::{self, Step};
-use journal::types::{BootId, ChainHead, EpochId, GroupId, Head, Sectors, VolumeNo, VolumeUuid};
+use journal::types::{BootId, ChainHead, EpochId, GroupId, Head, Sectors, Seq, VolumeNo, VolumeUuid};
 use journal::wire::RebaseReason;
 use tokio::sync::{Notify, watch};
 
@@ -23,6 +23,7 @@ use super::crash::{Crash, Verdicts};
 use super::group::{Group, Link, Run, Stage, Volume};
 use super::hot::{HotLogs, Logs};
 use super::opening::{Doubt, LastRun, Told, declare, left, parent, wanted};
+use super::rollback::Rolling;
 use super::switch::Switch;
 use super::unread::unread;
 use crate::capture::{SystemClock, Terms, boot_id};
@@ -61,6 +62,8 @@ struct Parts<'a> {
     boot: BootId,
     terms: Terms,
     wake: &'a Arc<Notify>,
+    /// Where the sources are being taken back to, if that is not over.
+    rollback: Option<Seq>,
 }
 
 /// A volume and what has to be said and read of it.
@@ -115,7 +118,8 @@ impl Group {
             claims: subjects.iter().filter_map(|it| it.claim.clone()).collect(),
             unbelieved: subjects.iter().filter_map(unbelieved).collect(),
         };
-        let parts = Parts { id, boot, terms: options.terms, wake: &wake };
+        let rollback = state.state().rollback;
+        let parts = Parts { id, boot, terms: options.terms, wake: &wake, rollback };
         let epoch = open_epoch(&mut state, parent, remembered(&subjects)?)?;
         let hot = hot_logs(&logs, id, epoch, &subjects)?;
         let run = begin(&parts, (epoch, hot), found, parent, &subjects, (&plan.removed, plan.gap.as_ref()))?;
@@ -127,6 +131,13 @@ impl Group {
             let tap = Tap::new(number, source.clone(), Arc::clone(&run.capture)).behind(hot);
             Volume { number, uuid, name, source, switch: Arc::new(Switch::new(tap)) }
         });
+        let volumes: Vec<Volume> = volumes.collect();
+        if let Some(target) = rollback {
+            let group = &options.name;
+            tracing::warn!(group, %target, "the sources were being taken back, which is not over: the tap is closed until it is");
+            // Nobody is attached yet.
+            volumes.iter().for_each(|volume| _ = volume.switch.shut(true));
+        }
         Ok(Self {
             id,
             name: options.name.clone(),
@@ -138,7 +149,7 @@ impl Group {
             rpo: options.rpo,
             alarm: Mutex::new(Alarm::default()),
             sent: AtomicU64::new(0),
-            volumes: volumes.collect(),
+            volumes,
             state: Mutex::new(state),
             run: RwLock::new(run),
             was_connected: AtomicBool::new(false),
@@ -151,6 +162,10 @@ impl Group {
             take_over: AtomicBool::new(options.take_over),
             trouble: Mutex::default(),
             crash: Mutex::new(Some(crash)),
+            allowed: Mutex::default(),
+            rolling: Mutex::new(rollback.map(Rolling::of_before)),
+            rollback_is_taken: AtomicBool::new(false),
+            writes_blocks: Mutex::new(true),
         })
     }
 
@@ -185,6 +200,7 @@ impl Group {
     ) -> Result<()> {
         // 1. What takes time, while the old run goes on beside it: an empty spool, and that there is a new epoch, durably. After a
         //    crash from here on the receiver is found ahead, behind or strange again.
+        let old_logs: Vec<_> = self.read().hot.values().cloned().collect();
         let (mut found, epoch, hot, dir) = {
             let mut state = self.state();
             let dir = state.spool_dir();
@@ -194,7 +210,7 @@ impl Group {
             failpoint::passed(Step::EpochOpened);
             state.set_durable(parent)?;
             // The old logs are of an epoch that is not the last any more: they mean that all is to be compared, and so do the new ones.
-            self.read().hot.values().for_each(|hot| hot.retire());
+            old_logs.iter().for_each(|hot| hot.retire());
             let hot = hot_logs(&Logs::beside(&dir, self.boot, &self.reserve)?, self.id, epoch, &subjects)?;
             (found, epoch, hot, dir)
         };
@@ -214,7 +230,8 @@ impl Group {
                 it.left = left(verdicts.get(&it.number), run.hot.get(&it.number).map(Arc::as_ref), source);
             }
             say_what_is_compared(&mut gap, &subjects);
-            let parts = Parts { id: self.id, boot: self.boot, terms: self.terms, wake: &self.wake };
+            let rollback = self.rolling().map(|rolling| rolling.target);
+            let parts = Parts { id: self.id, boot: self.boot, terms: self.terms, wake: &self.wake, rollback };
             let mut new = begin(&parts, (epoch, hot), found, parent, &subjects, (&[], Some(&gap)))?;
             let hots = subjects.iter().filter_map(|it| Some((Arc::clone(new.hot.get(&it.number)?), it.left.clone())));
             let narrowed: Vec<_> = hots.collect();
@@ -248,6 +265,7 @@ impl Group {
 
     /// Captures no more: what was captured is sent while there is time.
     pub(super) fn close(&self) {
+        self.end_rollback();
         self.read().capture.close();
         self.stopping.store(true, Ordering::Release);
         self.wake();
@@ -411,6 +429,8 @@ fn begin(
     let (spool, capture) = Spool::begin(found, &opened, Arc::new(SystemClock), on_new)?;
     let told: Vec<Told<'_>> = subjects.iter().map(Subject::told).collect();
     declare(&capture, &told, removed, gap);
+    // Said again: a run that does not continue the one before ends what that had begun.
+    parts.rollback.into_iter().for_each(|target| _ = capture.record(Body::RollbackBegin { target }));
     let wanted = wanted(&told, parent);
     let stage = if wanted.is_empty() { Stage::Sealed } else { Stage::Wanted(wanted) };
     let compared_with = parent.map(|head| head.seq);

@@ -17,6 +17,7 @@ use super::crash::Crash;
 use super::hot::HotLogs;
 use super::lineage::{Said, go_on, is_lost};
 use super::rates::Rates;
+use super::rollback::{Allowed, Rolling};
 use super::rungs::again;
 use super::switch::Switch;
 use crate::base::{BaseSpec, BaseVolume};
@@ -63,7 +64,18 @@ pub(crate) struct Group {
     pub(super) trouble: Mutex<Trouble>,
     /// What an unclean end left, until the receiver was met.
     pub(super) crash: Mutex<Option<Crash>>,
+    /// Whether a receiver may write to the sources.
+    pub(super) allowed: Mutex<Allowed>,
+    /// A rollback of the sources that is not over, as the state says.
+    pub(super) rolling: Mutex<Option<Rolling>>,
+    /// Somebody has the turn to take them back.
+    pub(super) rollback_is_taken: AtomicBool,
+    /// Whether it may write; held while it does.
+    pub(super) writes_blocks: Mutex<bool>,
 }
+
+/// Nothing replaces the run meanwhile.
+pub(super) type RunGuard<'a> = RwLockReadGuard<'a, Run>;
 
 /// What is wrong with the sources.
 #[derive(Debug, Default)]
@@ -417,7 +429,7 @@ impl Group {
         self.read().spool.as_ref().map(look).ok_or_else(no_spool)
     }
 
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, Run> {
+    pub(super) fn read(&self) -> RunGuard<'_> {
         self.run.read().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -22,6 +22,19 @@ pub(crate) enum Unmarked {
 }
 
 impl Unmarked {
+    /// Why there are none, by what the agent does.
+    pub(super) fn why_no_points(condition: &Condition) -> String {
+        let Condition { state, why, .. } = condition;
+        let what = match state {
+            AgentState::Seeding => "the first copy is not whole",
+            AgentState::Resync => "what changed unseen is not read",
+            AgentState::Tracking => "changes are not recorded",
+            AgentState::Halted => "capture has ended",
+            AgentState::Running | AgentState::Spooling => "all is compared soon",
+        };
+        if why.is_empty() { what.to_owned() } else { format!("{what}: {why}") }
+    }
+
     /// As the receiver is told, with words for people.
     pub(crate) fn told(self) -> (NoMark, String) {
         match self {
@@ -39,19 +52,11 @@ impl Group {
         marked.ok_or_else(|| {
             let group = self.name();
             let hint = format!("backspool mark {group} {name}, once backspool status {group} says live");
-            Unmarked::NoPoints { why: format!("{group} has no points now: {}", self.why_no_points()), hint }
+            let why = match self.rolling() {
+                Some(_) => self.condition().why,
+                None => Unmarked::why_no_points(&self.condition()),
+            };
+            Unmarked::NoPoints { why: format!("{group} has no points now: {why}"), hint }
         })
-    }
-
-    fn why_no_points(&self) -> String {
-        let Condition { state, why, .. } = self.condition();
-        let what = match state {
-            AgentState::Seeding => "the first copy is not whole",
-            AgentState::Resync => "what changed unseen is not read",
-            AgentState::Tracking => "changes are not recorded",
-            AgentState::Halted => "capture has ended",
-            AgentState::Running | AgentState::Spooling => "all is compared soon",
-        };
-        if why.is_empty() { what.to_owned() } else { format!("{what}: {why}") }
     }
 }

@@ -10,6 +10,7 @@ use journal::wire::{AgentState, Progress, Report, TrackerKind, VolumeReport};
 use super::alarm::Level;
 use super::group::{Group, Stage, no_spool};
 use super::rates::not_before;
+use super::rollback::Rolling;
 use crate::base::{BaseVolume, Known};
 use crate::capture::{CaptureState, Clock, SystemClock};
 use crate::spool::Spool;
@@ -80,6 +81,20 @@ impl Group {
 
     /// What it does, and why.
     pub(crate) fn condition(&self) -> Condition {
+        let Condition { state, why, next } = self.condition_of_run();
+        let Some(Rolling { target, done_bytes, total_bytes, .. }) = self.rolling() else {
+            return Condition { state, why, next };
+        };
+        let mut rolling = format!("the sources are being taken back to seq {target}, and clients wait outside");
+        if total_bytes > 0 {
+            _ = write!(rolling, ": {} of {} are written", shown(done_bytes.min(total_bytes)), shown(total_bytes));
+        }
+        let why = if why.is_empty() { rolling } else { format!("{rolling}; {why}") };
+        Condition { state, why, next }
+    }
+
+    /// The same, but for a rollback of the sources.
+    pub(super) fn condition_of_run(&self) -> Condition {
         let rates = *self.rates();
         let run = self.read();
         let capture = run.capture.state();

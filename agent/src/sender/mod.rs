@@ -5,10 +5,11 @@
 //!   group ──reports─▶ control  one stream a session, before all others
 //!   base  ──frames──▶ base     one stream a base, after it ◀── durable
 //!   base  ──asks────▶ compare  one stream a session        ◀── hashes
+//!   tap   ◀─blocks─── rollback one stream, opened there       ──▶ how much is on the source
 //!   crash ──asks────▶ changed  one stream, before a rebase ◀── extents that the receiver changed
 //! ```
 //!
-//! `state`, `window` and `bucket` decide, without I/O; the others carry it out. Only `quic` names quinn.
+//! `state`, `window`, `bucket` and `share` decide, without I/O; the others carry it out. Only `quic` names quinn.
 
 mod base;
 pub mod bucket;
@@ -19,6 +20,8 @@ mod limit;
 mod live;
 mod quic;
 mod reports;
+mod rollback;
+mod share;
 pub mod state;
 pub mod window;
 

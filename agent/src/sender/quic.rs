@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use journal::error::{Error, ErrorKind, Result};
-use journal::wire::{Hello, Message, Offer, Pin, RebaseReason, ReceiverId, RefusalCode};
-use link::{Identity, Purpose, is_not_trusted, message_stream, refusal_of};
+use journal::wire::{FEATURE_ROLLBACK, Hello, Message, Offer, Pin, RebaseReason, ReceiverId, Refusal, RefusalCode};
+use link::{Identity, Purpose, Room, is_not_trusted, message_stream, message_stream_in, refusal_of};
 use quinn::Connection;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -17,7 +17,7 @@ use super::flight::Flight;
 use super::live::{Live, next, unexpected};
 use super::reports::{self, News};
 use super::state::{Attempts, is_final, needs_rebase};
-use super::{Streams, compare};
+use super::{Streams, compare, rollback};
 use crate::run::{Group, Verdicts};
 
 /// How long a receiver may take to let us in.
@@ -130,11 +130,33 @@ async fn session(identity: &Identity, peer: &Peer, groups: &[Arc<Group>], attemp
         ended = ended => ended,
         never = reports::run(&mut writer, groups, told) => never.map(|never| match never {}),
         said = next(&mut reader) => Err(said.map_or_else(|error| error, unexpected)),
+        error = accept(&connection, groups, features) => Err(error),
     };
     // Why a connection ended says more than that a stream of it did.
     let ended = ended.map_err(|error| connection.close_reason().map_or(error, link::connection_error));
     connection.close(0u32.into(), b"");
     ended
+}
+
+/// Serves the streams that the receiver opens, until one of them shows that nobody knows how to talk to it.
+async fn accept(connection: &Connection, groups: &[Arc<Group>], features: u64) -> Error {
+    let (room, mut streams) = (Room::default(), JoinSet::new());
+    loop {
+        tokio::select! {
+            accepted = connection.accept_bi() => match accepted {
+                Ok(pair) if features & FEATURE_ROLLBACK != 0 => {
+                    streams.spawn(rollback::serve(message_stream_in(pair, &room), groups.to_vec()));
+                }
+                Ok(_) => return Refusal::new(RefusalCode::Malformed, "a stream that was not agreed on").into(),
+                Err(error) => return link::connection_error(error),
+            },
+            Some(ended) = streams.join_next() => match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return error,
+                Err(error) => return Error::unavailable("a stream failed").with_source(error),
+            },
+        }
+    }
 }
 
 /// Connects and says hello; the features that both know come with it.
@@ -263,7 +285,7 @@ async fn bases(way: &Way, group: &Arc<Group>) -> Infallible {
 async fn base(way: &Way, group: &Arc<Group>) -> Result<()> {
     let Some(base) = group.base()? else { return Ok(()) };
     let sealed = tokio::select! {
-        sealed = base.send(group, way.flight.base(), async || open(&way.connection).await) => sealed,
+        sealed = base.send(group, way.flight.base(), || way.connection.rtt(), async || open(&way.connection).await) => sealed,
         failed = compare::answer(&base, group, way.features, async || open(&way.connection).await) => failed.map(|never| match never {}),
     };
     group.base_ended(&base, sealed)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use journal::disk::{FileDisk, Reserve, read_file, replace_file};
 use journal::log::{Entropy, Head};
-use journal::types::{GroupId, Sectors, VolumeNo};
+use journal::types::{GroupId, Sectors, Seq, VolumeNo};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::retry_on_intr;
 
@@ -84,6 +84,7 @@ impl Groups {
             durable: None,
             place: Some(here.clone()),
             stopped: None,
+            rollback: None,
         };
         let mut group = Group { disk, dir, state, here };
         group.save(|_| {})?;
@@ -152,6 +153,11 @@ impl Group {
                 volume.size = size;
             }
         })
+    }
+
+    /// The sources are being taken back to `target`, or that is over. Durable on return.
+    pub fn note_rollback(&mut self, target: Option<Seq>) -> Result<()> {
+        self.save(|state| state.rollback = target)
     }
 
     /// The run ended cleanly: all that happened is in the spool, durably, in a base that is sealed, or in what is `unread`, and the proofs were

@@ -56,6 +56,8 @@ pub struct GroupState {
     pub place: Option<Place>,
     /// How the last run ended, if it ended cleanly and nothing was begun since.
     pub stopped: Option<Stopped>,
+    /// Where the sources are being taken back to, if that is not over: until then nobody else may write to them.
+    pub rollback: Option<Seq>,
 }
 
 /// A volume of a group.

@@ -27,6 +27,9 @@ struct File {
     #[serde(default)]
     place: Option<Place>,
     stopped: Option<StoredStop>,
+    /// A version that does not know of it must not let anybody write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rollback: Option<u64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -110,6 +113,7 @@ impl GroupState {
             durable: self.durable.as_ref().map(StoredHead::of),
             place: self.place.clone(),
             stopped,
+            rollback: self.rollback.map(Seq::number),
         };
         let failed = |error| Error::invalid("the state cannot be written as text").with_source(error);
         serde_json::to_vec_pretty(&file).map_err(failed)
@@ -172,6 +176,10 @@ impl File {
                         None => None,
                     },
                 }),
+                None => None,
+            },
+            rollback: match self.rollback {
+                Some(target) => Some(Seq::new(target)?),
                 None => None,
             },
         })

@@ -136,6 +136,7 @@ fn known(clean: bool) -> GroupState {
         durable: None,
         place: None,
         stopped: clean.then(|| Stopped { head: head(1), proofs: BTreeMap::new(), unread: None }),
+        rollback: None,
     }
 }
 

@@ -19,7 +19,7 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 pub use open::{Finding, LogOptions};
@@ -30,6 +30,7 @@ pub(crate) use replace::CompactedWriter;
 pub use replace::{Compacted, remove_replaced};
 pub use segment::{Segment, SegmentState};
 
+use crate::codec::Stopped;
 use crate::disk::Disk;
 use crate::index::Footer;
 use crate::retention::Kept;
@@ -64,6 +65,8 @@ pub struct Log {
     live: Live,
     bases: BTreeMap<ResyncId, Base>,
     next: SegmentNo,
+    /// Numbers given out for files that are made beside the log.
+    taken: BTreeSet<SegmentNo>,
     /// Why it may not be written, if so.
     closed: Option<String>,
     /// It was whole when it was opened, and there was no room to go on.
@@ -72,6 +75,8 @@ pub struct Log {
     lost_bases: BTreeMap<ResyncId, Vec<SegmentNo>>,
     /// Where history was thinned, and what is left there.
     kept: Option<Arc<Kept>>,
+    /// The last clean stop, as long as nothing else says what was promised by it.
+    last_stop: Option<Stopped>,
     /// The list that says so.
     list: Option<SegmentNo>,
     /// What is left there cannot be read.

@@ -165,14 +165,16 @@ impl Segment {
         Ok(Footer::from(index))
     }
 
-    /// Where its frames are; needs only a small part of the index.
+    /// Where its frames are, as it is stored: a small part of the index.
+    fn stored_frames(&self) -> Result<Vec<FrameSpot>> {
+        let sealed = self.sealed.ok_or(Malformed("a segment without an end"))?;
+        read_frames(&*self.file, &read_trailer(&*self.file, sealed.file_bytes, self.header.salt)?)
+    }
+
+    /// Where its frames are.
     pub(crate) fn frames(&self) -> Result<Vec<FrameSpot>> {
-        let read = || -> Result<_> {
-            let sealed = self.sealed.ok_or(Malformed("a segment without an end"))?;
-            read_frames(&*self.file, &read_trailer(&*self.file, sealed.file_bytes, self.header.salt)?)
-        };
         if self.state == SegmentState::Good
-            && let Ok(frames) = read()
+            && let Ok(frames) = self.stored_frames()
         {
             return Ok(frames);
         }
@@ -199,12 +201,12 @@ impl Segment {
         Ok(self.rebuild()?.events)
     }
 
-    /// Header of the last frame of a sealed segment, which has to be the one the manifest says. Only the header is read: what is
-    /// wrong with its data is found when that is read.
+    /// Header of the last frame of a sealed segment, which has to be the one the manifest says. Only the header is read, and
+    /// where it is: what is wrong with its data, or with entries of its index, is found when those are read.
     pub(super) fn last_frame(&self) -> Result<FrameHeader> {
         let sealed = self.sealed.ok_or(Malformed("a segment without an end"))?;
-        let footer = self.stored_footer()?;
-        let last = footer.frames.last().ok_or(Malformed("a sealed segment without frames"))?;
+        let frames = self.stored_frames()?;
+        let last = frames.last().ok_or(Malformed("a sealed segment without frames"))?;
         let mut bytes = [0; FRAME_HEADER_BYTES];
         self.file.read_exact_at(last.at + ENVELOPE_BYTES as u64, &mut bytes)?;
         let header = FrameHeader::decode(&bytes)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::records::Records;
 use super::version::Version;
-use crate::codec::{Body, Gap, KeptPoint, PointClass};
+use crate::codec::{Body, GapReason, KeptPoint, PointClass};
 use crate::error::Result;
 use crate::index::FrameSpot;
 use crate::log::Segment;
@@ -45,8 +45,19 @@ pub struct GapInfo {
     pub from_time: WallTime,
     /// The `sealed` that ended it; `None` while it goes on.
     pub to: Option<(Seq, WallTime)>,
-    /// Why.
-    pub gap: Gap,
+    /// Why, for programs.
+    pub why: WhyNoPoints,
+    /// Why, for people.
+    pub text: String,
+}
+
+/// Why a stretch of the order has no points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyNoPoints {
+    /// Not all that the sources held is known.
+    Gap(GapReason),
+    /// The sources were being taken back to another point.
+    Rollback,
 }
 
 /// There is no such point; what there is around it.
@@ -135,15 +146,38 @@ impl Version {
         Ok((points, truncated))
     }
 
-    /// All gaps, oldest first. One begins behind the last point before it, not at the record that says so.
+    /// All gaps and rollbacks, oldest first. One begins behind the last point before it, not at the record that says so; a gap within
+    /// a rollback is that one.
     pub fn gaps(&self) -> Result<Vec<GapInfo>> {
-        let mut gaps = Vec::new();
-        for (seq, time, gap, to) in self.timeline.gaps() {
-            let last = self.timeline.stretches().iter().filter_map(|stretch| stretch.to).rfind(|&to| to < seq);
-            let from_time = last.map(|last| self.time_of(last)).transpose()?.flatten().unwrap_or(time);
-            gaps.push(GapInfo { from: last.map_or(seq, |last| last.after(1)), from_time, to, gap: gap.clone() });
+        let mut gaps: Vec<GapInfo> = Vec::new();
+        for &(seq, time, target) in self.timeline.interrupted() {
+            let to = self.timeline.stretches().iter().find(|stretch| stretch.from > seq);
+            let to = to.map(|stretch| (stretch.from, stretch.from_time));
+            let text = format!("the sources were taken back to seq {target}");
+            let text = if to.is_some() { text } else { format!("{text}, and that is not over") };
+            gaps.push(self.gap(seq, time, to, WhyNoPoints::Rollback, text)?);
         }
+        for (seq, time, gap, to) in self.timeline.gaps() {
+            let found = self.gap(seq, time, to, WhyNoPoints::Gap(gap.reason), gap.text.clone())?;
+            if !gaps.iter().any(|known| known.from == found.from) {
+                gaps.push(found);
+            }
+        }
+        gaps.sort_by_key(|gap| gap.from);
         Ok(gaps)
+    }
+
+    fn gap(
+        &self,
+        seq: Seq,
+        time: WallTime,
+        to: Option<(Seq, WallTime)>,
+        why: WhyNoPoints,
+        text: String,
+    ) -> Result<GapInfo> {
+        let last = self.timeline.stretches().iter().filter_map(|stretch| stretch.to).rfind(|&to| to < seq);
+        let from_time = last.map(|last| self.time_of(last)).transpose()?.flatten().unwrap_or(time);
+        Ok(GapInfo { from: last.map_or(seq, |last| last.after(1)), from_time, to, why, text })
     }
 
     /// Time of the record at `seq`.
@@ -238,7 +272,7 @@ impl Version {
     }
 
     /// The place of the newest point.
-    pub(super) fn newest_place(&self) -> Option<Seq> {
+    pub fn newest_place(&self) -> Option<Seq> {
         self.head.and_then(|head| self.last_point(head.seq))
     }
 

@@ -19,9 +19,9 @@ mod view;
 mod write;
 
 pub use clean::{Cleaner, CompactPlan, Examined, Output, Pace, Surveyed};
-pub use find::{GapInfo, NotCovered, PointInfo, When};
+pub use find::{GapInfo, NotCovered, PointInfo, When, WhyNoPoints};
 pub use merge::{FAN_IN, Merger, Merging};
-pub use timeline::{Resized, Stretch, Timeline, VolumeInfo};
+pub use timeline::{BEFORE_ROLLBACK, Resized, Rollback, Stretch, Timeline, VolumeInfo};
 pub use verify::Verified;
 pub use version::{Library, Version};
 pub use view::View;

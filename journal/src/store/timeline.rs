@@ -1,4 +1,11 @@
-//! What the order says of itself: covered stretches, gaps, marks, volumes.
+//! What the order says of itself: covered stretches, gaps, rollbacks of the sources, marks, volumes.
+//!
+//! ```text
+//!   sealed ███████ gap ░░░░░░ sealed █████ rollback begin ░░░░░░░ rollback sealed █████      █ every record is a point
+//! ```
+//!
+//! Where both are open, points begin with the later end. A run that does not continue the one before ends what that had begun, too: what
+//! the sources hold is read then, and an agent whose rollback is not over says so again, first thing.
 
 use std::sync::Arc;
 
@@ -14,7 +21,30 @@ pub struct Timeline {
     stretches: Vec<Stretch>,
     /// Where history was thinned, and what is left there.
     kept: Option<Arc<Kept>>,
+    rollbacks: Vec<Rollback>,
+    /// Where and when one, or one that was gone on with, ended a stretch; and where it was to go.
+    interrupted: Vec<(Seq, WallTime, Seq)>,
+    /// All that the sources held is known, and what changed since.
+    whole: bool,
+    /// The last rollback is not over.
+    rolling: bool,
 }
+
+/// The sources of a group were taken back to another point, or are being.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rollback {
+    /// Where it began.
+    pub begin: Seq,
+    /// To which place.
+    pub target: Seq,
+    /// The state before it: the mark that was made for it, or else the last point.
+    pub before: Option<Seq>,
+    /// Where it was over; `None`: it goes on, or nobody ended it.
+    pub sealed: Option<Seq>,
+}
+
+/// What the mark of a state before a rollback is called, and then when.
+pub const BEFORE_ROLLBACK: &str = "before-rollback-";
 
 /// A stretch of the order in which every record is a point, but for where history was thinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,13 +89,18 @@ impl Timeline {
     /// Adds the next event.
     pub(super) fn add(&mut self, event: Event) {
         match &event.record.body {
-            Body::Sealed(_) if self.covered().is_none() => {
+            Body::Sealed(_) => self.whole = true,
+            Body::Gap(_) => self.whole = false,
+            Body::EpochBegin(EpochBegin { continues: false, .. }) => (self.whole, self.rolling) = (false, false),
+            Body::RollbackBegin { target } => self.begin_rollback(event.seq, event.record.time, *target),
+            Body::RollbackSealed { target } => self.end_rollback(event.seq, *target),
+            _ => {}
+        }
+        let is_covered = self.whole && !self.rolling;
+        match self.stretches.last_mut().filter(|stretch| stretch.to.is_none()) {
+            Some(open) if !is_covered => open.to = event.seq.before(),
+            None if is_covered => {
                 self.stretches.push(Stretch { from: event.seq, from_time: event.record.time, to: None });
-            }
-            Body::Gap(_) | Body::EpochBegin(EpochBegin { continues: false, .. }) => {
-                if let Some(open) = self.stretches.last_mut().filter(|stretch| stretch.to.is_none()) {
-                    open.to = event.seq.before();
-                }
             }
             _ => {}
         }
@@ -86,6 +121,64 @@ impl Timeline {
     /// Whether `seq`, if there is such a place, is a point that is offered.
     pub fn is_point(&self, seq: Seq) -> bool {
         self.stretch_of(seq).is_some() && self.kept.as_ref().is_none_or(|kept| kept.offers(seq))
+    }
+
+    /// One goes on, perhaps elsewhere, until there have been points again. And it goes on when it was over, and its agent had not heard that:
+    /// then no state before was marked, as it is for each that is begun.
+    fn begin_rollback(&mut self, seq: Seq, time: WallTime, target: Seq) {
+        let goes_on = std::mem::replace(&mut self.rolling, true);
+        if self.covered().is_some() {
+            self.interrupted.push((seq, time, target));
+        }
+        let since = self.stretches.last().map(|stretch| stretch.from);
+        let marked = self.marks().rev().find(is_before_rollback).map(|(at, ..)| at);
+        let is_same = |last: &&mut Rollback| match last.sealed {
+            None => goes_on || since < Some(last.begin),
+            Some(sealed) => last.target == target && marked < Some(sealed),
+        };
+        match self.rollbacks.last_mut().filter(is_same) {
+            Some(same) => (same.target, same.sealed) = (target, None),
+            None => {
+                let before = self.state_before(seq);
+                self.rollbacks.push(Rollback { begin: seq, target, before, sealed: None });
+            }
+        }
+    }
+
+    /// Another target's end is none of this one's.
+    fn end_rollback(&mut self, seq: Seq, target: Seq) {
+        let is_rolling = std::mem::take(&mut self.rolling);
+        match self.rollbacks.last_mut().filter(|last| is_rolling && last.target == target) {
+            Some(last) => last.sealed = Some(seq),
+            None => self.rolling = is_rolling,
+        }
+    }
+
+    fn state_before(&self, seq: Seq) -> Option<Seq> {
+        let stretch = self.stretches.last()?;
+        let here = self.marks().rev().take_while(|(at, ..)| *at >= stretch.from);
+        let marked = here.into_iter().find(is_before_rollback).map(|(at, ..)| at);
+        marked.or(stretch.to).or_else(|| seq.before())
+    }
+
+    /// Rollbacks of the sources, oldest first.
+    pub fn rollbacks(&self) -> &[Rollback] {
+        &self.rollbacks
+    }
+
+    /// Where and when stretches ended because the sources were taken back, and to where.
+    pub fn interrupted(&self) -> &[(Seq, WallTime, Seq)] {
+        &self.interrupted
+    }
+
+    /// Points that one which is not over stands on: where it goes, and where it can be taken back to.
+    pub fn stood_on(&self) -> impl Iterator<Item = Seq> {
+        self.unfinished().into_iter().flat_map(|it| [Some(it.target), it.before]).flatten()
+    }
+
+    /// The one that is not over.
+    pub fn unfinished(&self) -> Option<&Rollback> {
+        self.rollbacks.last().filter(|_| self.rolling)
     }
 
     /// The stretch that goes on, if one does.
@@ -192,4 +285,8 @@ impl Timeline {
     pub fn events(&self) -> &[Event] {
         &self.events
     }
+}
+
+fn is_before_rollback((_, _, mark): &(Seq, WallTime, &Mark)) -> bool {
+    mark.name.starts_with(BEFORE_ROLLBACK)
 }

@@ -110,10 +110,10 @@ impl Version {
             let frame = after.checked_sub(1).and_then(|i| frames.get(i));
             frame.filter(|frame| number < frame.first + u64::from(frame.records)).copied()
         };
-        if let Some((segment, footers)) = &self.tail {
-            if let Some(spot) = footers.iter().rev().find_map(|footer| holds(&footer.frames)) {
-                return Records::read(segment, &spot).map(Some);
-            }
+        if let Some((segment, footers)) = &self.tail
+            && let Some(spot) = footers.iter().rev().find_map(|footer| holds(&footer.frames))
+        {
+            return Records::read(segment, &spot).map(Some);
         }
         let after = self.live.partition_point(|segment| span(segment).0 <= number);
         let Some(segment) = after.checked_sub(1).and_then(|i| self.live.get(i)) else { return Ok(None) };

@@ -203,9 +203,10 @@ impl Store {
         Ok(())
     }
 
-    /// A number for a file that is made beside the journal, by whoever thins or cleans it.
-    pub fn take_number(&mut self) -> SegmentNo {
-        self.log.take_number()
+    /// A number for a file that is made beside the journal, by whoever thins or cleans it: above `beyond`, and of no use once the journal
+    /// was opened anew.
+    pub fn take_number(&mut self, beyond: SegmentNo) -> SegmentNo {
+        self.log.take_number(beyond)
     }
 
     /// From now on, below a place, only listed points are points.

@@ -12,8 +12,10 @@ pub const VERSION: u16 = 1;
 pub const FEATURE_CHANGED: u64 = 1;
 /// A receiver that compares can be asked for the hashes of 4 KiB: [`ComparePages`](super::Message::ComparePages).
 pub const FEATURE_PAGES: u64 = 2;
+/// A receiver may open streams towards the agent, to take its sources back: [`OpenRollback`](super::Message::OpenRollback).
+pub const FEATURE_ROLLBACK: u64 = 4;
 /// The features that it knows.
-pub const FEATURES: u64 = FEATURE_CHANGED | FEATURE_PAGES;
+pub const FEATURES: u64 = FEATURE_CHANGED | FEATURE_PAGES | FEATURE_ROLLBACK;
 /// Bytes of a software's name and version.
 pub const SOFTWARE_BYTES: usize = 64;
 pub(super) const HELLO_BYTES: usize = 26;

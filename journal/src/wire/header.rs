@@ -8,8 +8,9 @@ use super::group::{
     BASE_HEAD_BYTES, BLOCK_PAGES, HEAD_BYTES, MAX_COMPARE_BLOCKS, MAX_PAGED_BLOCKS, REPORT_BYTES, VOLUME_REPORT_BYTES,
 };
 use super::handshake::{HELLO_BYTES, SOFTWARE_BYTES, WELCOME_BYTES};
+use super::rollback::{BLOCKS_BYTES, OPEN_BYTES};
 use crate::codec::{FRAME_HEADER_BYTES, Malformed, Reader, Writer};
-use crate::limits::{CHANGED_RUNS, FRAME_BYTES, GROUP_VOLUMES, NAME_BYTES};
+use crate::limits::{CHANGED_RUNS, FRAME_BYTES, GROUP_VOLUMES, NAME_BYTES, ROLLBACK_DATA_BYTES};
 
 /// Bytes in front of each message's body.
 pub const MESSAGE_HEADER_BYTES: usize = 8;
@@ -94,6 +95,24 @@ tags! {
     ComparePages = 0x0038, 8 + 8, 8 + 8 * MAX_PAGED_BLOCKS;
     /// The hashes of pages.
     PageHashes = 0x0039, 8, 8 + 32 * BLOCK_PAGES * MAX_PAGED_BLOCKS;
+    /// The receiver wants to take the sources back.
+    OpenRollback = 0x0040, OPEN_BYTES, OPEN_BYTES + NAME_BYTES;
+    /// It may; nobody else writes to them.
+    RollbackReady = 0x0041, 16, 16;
+    /// The receiver knows what it will send.
+    RollbackBegin = 0x0042, 16, 16;
+    /// That it has begun is durable.
+    RollbackBegun = 0x0043, 8, 8;
+    /// What blocks are to hold.
+    RollbackBlocks = 0x0044, BLOCKS_BYTES, BLOCKS_BYTES + ROLLBACK_DATA_BYTES;
+    /// How much of it is on the sources.
+    RollbackDone = 0x0045, 8, 8;
+    /// All was sent.
+    RollbackEnd = 0x0046, 16, 16;
+    /// The sources are back there, durably.
+    RollbackSealed = 0x0047, 8, 8;
+    /// No, and why.
+    RollbackRefused = 0x0048, 4, 4 + TEXT_BYTES;
 }
 
 const MAX_VOLUMES: usize = GROUP_VOLUMES as usize;

@@ -7,6 +7,7 @@ use super::group::{BaseHead, MAX_COMPARE_BLOCKS, MAX_PAGED_BLOCKS, NoMark, Repor
 use super::handshake::{Hello, Welcome};
 use super::header::{MESSAGE_HEADER_BYTES, MessageHeader, Tag};
 use super::refusal::Refusal;
+use super::rollback::{NoRollback, RollbackBlocks, RollbackOpening};
 use crate::codec::{Malformed, Reader, Writer};
 use crate::limits::NAME_BYTES;
 use crate::types::{Changed, GroupId, Hash, Head, ResyncId, Seq, VolumeNo, WallTime};
@@ -137,6 +138,53 @@ pub enum Message {
         /// BLAKE3 of each page's bytes.
         hashes: Vec<Hash>,
     },
+    /// The receiver wants to take the sources of a group back.
+    OpenRollback(RollbackOpening),
+    /// Nobody writes to the sources, but for who sends this and what is sent to it.
+    RollbackReady {
+        /// As of which place the order says what they hold: durable.
+        seq: Seq,
+        /// Clients that were put out, or would be.
+        clients: u32,
+    },
+    /// What will be sent is known, and begins.
+    RollbackBegin {
+        /// Blocks of 4 KiB that differ.
+        blocks: u64,
+        /// Bytes that differ.
+        bytes: u64,
+    },
+    /// The order says durably that it began.
+    RollbackBegun {
+        /// Where.
+        seq: Seq,
+    },
+    /// What blocks are to hold.
+    RollbackBlocks(RollbackBlocks),
+    /// How much of what was sent is on the sources and in the order.
+    RollbackDone {
+        /// Bytes of all messages so far.
+        bytes: u64,
+    },
+    /// All was sent.
+    RollbackEnd {
+        /// Messages.
+        messages: u64,
+        /// Bytes of all of them.
+        bytes: u64,
+    },
+    /// The sources are there, durably, and the order says so, durably.
+    RollbackSealed {
+        /// Where.
+        seq: Seq,
+    },
+    /// The sources do not go back, or not now.
+    RollbackRefused {
+        /// Why, for programs.
+        reason: NoRollback,
+        /// Why, for people.
+        text: String,
+    },
 }
 
 impl Message {
@@ -168,6 +216,15 @@ impl Message {
             Self::ChangedExtents(_) => Tag::ChangedExtents,
             Self::ComparePages { .. } => Tag::ComparePages,
             Self::PageHashes { .. } => Tag::PageHashes,
+            Self::OpenRollback(_) => Tag::OpenRollback,
+            Self::RollbackReady { .. } => Tag::RollbackReady,
+            Self::RollbackBegin { .. } => Tag::RollbackBegin,
+            Self::RollbackBegun { .. } => Tag::RollbackBegun,
+            Self::RollbackBlocks(_) => Tag::RollbackBlocks,
+            Self::RollbackDone { .. } => Tag::RollbackDone,
+            Self::RollbackEnd { .. } => Tag::RollbackEnd,
+            Self::RollbackSealed { .. } => Tag::RollbackSealed,
+            Self::RollbackRefused { .. } => Tag::RollbackRefused,
         }
     }
 
@@ -243,16 +300,36 @@ impl Message {
                     w.u64(*block);
                 }
             }
+            Self::OpenRollback(opening) => opening.encode(w),
+            Self::RollbackReady { seq, clients } => {
+                w.u64(seq.number()).u32(*clients).u32(0);
+            }
+            Self::RollbackBegin { blocks: one, bytes: two } | Self::RollbackEnd { messages: one, bytes: two } => {
+                w.u64(*one).u64(*two);
+            }
+            Self::RollbackBegun { seq } | Self::RollbackSealed { seq } => {
+                w.u64(seq.number());
+            }
+            Self::RollbackBlocks(blocks) => blocks.encode(w),
+            Self::RollbackDone { bytes } => {
+                w.u64(*bytes);
+            }
+            Self::RollbackRefused { reason, text } => {
+                put_text(w.u16(reason.number().into()), text, TEXT_BYTES);
+            }
         }
     }
 
-    /// The message with this tag and body; a frame keeps the body, nothing is copied.
+    /// The message with this tag and body; a frame keeps the body, and so do blocks: nothing is copied.
     pub fn decode(tag: Tag, body: Bytes) -> Result<Self, Malformed> {
         if !tag.body_bytes().contains(&body.len()) {
             return Err(Malformed("a message of a length it cannot have"));
         }
         if tag == Tag::Frame {
             return Ok(Self::Frame(body));
+        }
+        if tag == Tag::RollbackBlocks {
+            return RollbackBlocks::decode(body).map(Self::RollbackBlocks);
         }
         let mut r = Reader::new(&body);
         let message = Self::decode_body(tag, &mut r)?;
@@ -267,7 +344,7 @@ impl Message {
             Tag::Refused => Self::Refused(Refusal::decode(r)?),
             Tag::OpenGroup => Self::OpenGroup { group: fields::group(r)?, name: fields::name(r)? },
             Tag::Opened => Self::Opened(Head::decode(r)?),
-            Tag::Frame => return Err(Malformed("a frame is not decoded here")),
+            Tag::Frame | Tag::RollbackBlocks => return Err(Malformed("data is not decoded here")),
             Tag::Report => Self::Report { group: fields::group(r)?, report: Report::decode(r)? },
             Tag::MarkDone => Self::MarkDone { request: r.u64()?, seq: fields::seq(r)? },
             Tag::MarkFailed => {
@@ -300,6 +377,20 @@ impl Message {
             Tag::PageHashes => {
                 let (first_block, hashes) = Self::decode_hashes(r)?;
                 Self::PageHashes { first_block, hashes }
+            }
+            Tag::OpenRollback => Self::OpenRollback(RollbackOpening::decode(r)?),
+            Tag::RollbackReady => {
+                let ready = Self::RollbackReady { seq: fields::seq(r)?, clients: r.u32()? };
+                r.reserved(4)?;
+                ready
+            }
+            Tag::RollbackBegin => Self::RollbackBegin { blocks: r.u64()?, bytes: r.u64()? },
+            Tag::RollbackBegun => Self::RollbackBegun { seq: fields::seq(r)? },
+            Tag::RollbackDone => Self::RollbackDone { bytes: r.u64()? },
+            Tag::RollbackEnd => Self::RollbackEnd { messages: r.u64()?, bytes: r.u64()? },
+            Tag::RollbackSealed => Self::RollbackSealed { seq: fields::seq(r)? },
+            Tag::RollbackRefused => {
+                Self::RollbackRefused { reason: NoRollback::decode(r)?, text: text(r, TEXT_BYTES)? }
             }
         })
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::*;
 use crate::codec::Malformed;
 use crate::error::ErrorKind;
-use crate::limits::{FRAME_BYTES, GROUP_VOLUMES};
+use crate::limits::{FRAME_BYTES, GROUP_VOLUMES, ROLLBACK_ZERO_BYTES};
 use crate::types::*;
 
 fn seq(number: u64) -> Seq {
@@ -86,6 +86,24 @@ fn messages() -> Vec<Message> {
             next: Some(8192),
             runs: vec![ExtentRun { first: 4096, count: 1 }, ExtentRun { first: 4100, count: 50 }],
         }),
+        Message::OpenRollback(RollbackOpening {
+            group,
+            target: seq(9),
+            looks_only: false,
+            even_if_attached: true,
+            goes_on: false,
+            locked_until: Some(WallTime(5)),
+            mark: "before-rollback-1".into(),
+        }),
+        Message::RollbackReady { seq: seq(10), clients: 2 },
+        Message::RollbackBegin { blocks: 3, bytes: 12_288 },
+        Message::RollbackBegun { seq: seq(11) },
+        Message::RollbackBlocks(RollbackBlocks::data(VolumeNo(1), 4096, Bytes::from(vec![0x5a; 512]))),
+        Message::RollbackBlocks(RollbackBlocks::zeroes(VolumeNo(1), 8192, 1 << 20)),
+        Message::RollbackDone { bytes: 4096 },
+        Message::RollbackEnd { messages: 2, bytes: 4096 },
+        Message::RollbackSealed { seq: seq(20) },
+        Message::RollbackRefused { reason: NoRollback::NotAllowed, text: "say allow".into() },
     ]
 }
 
@@ -196,7 +214,7 @@ fn lengths_are_refused_before_there_is_memory_for_them() {
         assert!(min == 0 || header(min - 1).is_err());
     }
     // Unknown and reserved tags, and the reserved half of the header.
-    for bytes in [[0; 8], [0x40, 0, 0, 0, 0, 0, 0, 0], [0x50, 0, 0, 0, 0, 0, 0, 0], [0x16, 0, 1, 0, 0, 0, 0, 0]] {
+    for bytes in [[0; 8], [0x49, 0, 0, 0, 0, 0, 0, 0], [0x50, 0, 0, 0, 0, 0, 0, 0], [0x16, 0, 1, 0, 0, 0, 0, 0]] {
         assert!(MessageHeader::decode(&bytes).is_err());
     }
 }
@@ -243,6 +261,30 @@ fn what_makes_no_sense_is_refused() {
         check(Tag::ChangedExtents, &pages(0, runs));
     }
     check(Tag::ChangedExtents, &pages(8, &[(0, 9)]));
+    let blocks = |length: u32, offset: u64, data: &[u8]| {
+        [&[0; 4][..], &length.to_le_bytes(), &offset.to_le_bytes(), &[7; 32], data].concat()
+    };
+    assert!(Message::decode(Tag::RollbackBlocks, blocks(512, 4096, &[0; 512]).into()).is_ok());
+    for (length, offset, data) in [(0, 0, 0), (512, 1, 512), (500, 0, 500), (512, 0, 1024), (1024, 0, 512)] {
+        check(Tag::RollbackBlocks, &blocks(length, offset, &vec![0; data]));
+    }
+    let mut zeroes = blocks(ROLLBACK_ZERO_BYTES, 0, &[]);
+    zeroes[16..48].fill(0);
+    assert!(Message::decode(Tag::RollbackBlocks, zeroes.clone().into()).is_ok());
+    zeroes[4..8].copy_from_slice(&(ROLLBACK_ZERO_BYTES + 512).to_le_bytes());
+    check(Tag::RollbackBlocks, &zeroes);
+    check(Tag::RollbackBlocks, &blocks(512, u64::MAX - 511, &[0; 512]));
+    // Zeroes with a hash, data without one.
+    check(Tag::RollbackBlocks, &blocks(512, 0, &[]));
+    let opening = |flags: u32, name: &[u8]| {
+        let (flags, length) = (flags.to_le_bytes(), u16::try_from(name.len()).unwrap().to_le_bytes());
+        [&[1; 24][..], &flags, &[0; 12], &length, name].concat()
+    };
+    assert!(Message::decode(Tag::OpenRollback, opening(2, b"m").into()).is_ok());
+    assert!(Message::decode(Tag::OpenRollback, opening(4, b"").into()).is_ok());
+    for (flags, name) in [(8, &b"m"[..]), (0, b""), (4, b"m"), (1, b"m"), (0, b"\x1b")] {
+        check(Tag::OpenRollback, &opening(flags, name));
+    }
     let mut half = [0; 64];
     half[63] = 1; // a chain head without a Seq
     check(Tag::Opened, &half);
@@ -281,7 +323,7 @@ fn golden_bytes() {
 
     // All messages at once: whoever changes a layout changes the protocol's version and this line.
     let all: Vec<u8> = messages().iter().flat_map(Message::encode).collect();
-    assert_eq!(Hash::of(&all).to_string(), "190fff2dcab11fc34af8d8f38cca054b39ad9be2a832f4434c86cecbac5e91b1");
+    assert_eq!(Hash::of(&all).to_string(), "cd8b923f9b8c2cfdb4323512490c49271a13d14503eaa1b57ef0cb8db0661177");
 }
 
 #[test]
@@ -353,7 +395,7 @@ fn versions_and_features_are_agreed_or_refused() {
     check(offer(1, 3, 0, 0), offer(2, 5, 0, 0), Ok((3, 0)));
     check(offer(1, 1, 0, 0), offer(2, 3, 0, 0), Err(RefusalCode::Version));
     check(offer(4, 5, 0, 0), offer(2, 3, 0, 0), Err(RefusalCode::Version));
-    check(offer(1, 1, 4, 0), Offer::OURS, Err(RefusalCode::Feature));
+    check(offer(1, 1, 8, 0), Offer::OURS, Err(RefusalCode::Feature));
     check(offer(1, 1, 1, 6), offer(1, 1, 2, 1), Ok((1, 3)));
     check(offer(1, 1, 0, 5), offer(1, 1, 2, 4), Err(RefusalCode::Feature));
     check(offer(1, 1, 0, u64::MAX), Offer::OURS, Ok((1, FEATURES)));

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::name::Name;
 use crate::checked::Format;
 use crate::error::Result;
+use crate::retention::Wanted;
 
 const FORMAT: Format = Format { name: "backspool-catalog", version: 1 };
 /// More than ten thousand groups; a longer file is not ours.
@@ -59,6 +60,9 @@ pub struct GroupEntry {
     pub name: Name,
     /// The first agent that protected it.
     pub agent: Name,
+    /// How long what is kept, where that was said for this group.
+    #[serde(default, skip_serializing_if = "Wanted::is_empty")]
+    pub retention: Wanted,
 }
 
 impl Contents {
@@ -154,7 +158,12 @@ mod tests {
                 expires: WallTime(5),
                 bound: Some([2; 32]),
             }],
-            groups: vec![GroupEntry { id: GroupId([9; 16]), name: name("g"), agent: name("web") }],
+            groups: vec![GroupEntry {
+                id: GroupId([9; 16]),
+                name: name("g"),
+                agent: name("web"),
+                retention: Wanted { hourly_seconds: Some(5), ..Wanted::default() },
+            }],
         }
     }
 

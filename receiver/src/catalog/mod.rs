@@ -19,6 +19,7 @@ pub use dir::{StoreDir, StoreId};
 pub use name::Name;
 
 use crate::error::{Code, Error, Result};
+use crate::retention::Wanted;
 
 const CATALOG_FILE: &str = "catalog.json";
 
@@ -82,9 +83,25 @@ impl Catalog {
             if contents.groups.iter().filter(|group| group.agent == *agent).count() >= link::GROUPS as usize {
                 return Err(Error::new(Code::LOCKED, format!("agent {agent} has {} groups: no more", link::GROUPS)));
             }
-            let entry = GroupEntry { id, name: name.clone(), agent: agent.clone() };
+            let entry = GroupEntry { id, name: name.clone(), agent: agent.clone(), retention: Wanted::default() };
             contents.groups.push(entry.clone());
             Ok(entry)
+        })
+    }
+
+    /// What was said for a group of how long what is kept.
+    pub fn retention(&self, id: GroupId) -> Wanted {
+        let contents = self.locked();
+        contents.groups.iter().find(|group| group.id == id).map(|group| group.retention).unwrap_or_default()
+    }
+
+    /// Remembers what was said for a group, over what was said before.
+    pub(crate) fn set_retention(&self, id: GroupId, wanted: &Wanted) -> Result<()> {
+        self.change(|contents| {
+            for group in contents.groups.iter_mut().filter(|group| group.id == id) {
+                group.retention = wanted.over(&group.retention);
+            }
+            Ok(())
         })
     }
 

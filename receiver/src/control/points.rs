@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use journal::codec::GapReason;
-use journal::store::{Version, When};
+use journal::store::{Version, When, WhyNoPoints};
 use journal::types::WallTime;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -69,8 +69,8 @@ fn gaps(version: &Version, since: Option<WallTime>, until: Option<WallTime>) -> 
             "to_seq": gap.to.and_then(|(seq, _)| seq.before()).map(|seq| seq.number()),
             "from": rfc3339(gap.from_time),
             "to": gap.to.map(|(_, to)| rfc3339(to)),
-            "reason": reason(gap.gap.reason),
-            "text": gap.gap.text,
+            "reason": reason(gap.why),
+            "text": gap.text,
         })
     });
     Ok(json.collect())
@@ -92,7 +92,8 @@ fn resizes(version: &Version, since: Option<WallTime>, until: Option<WallTime>) 
     json.collect()
 }
 
-fn reason(reason: GapReason) -> &'static str {
+fn reason(why: WhyNoPoints) -> &'static str {
+    let WhyNoPoints::Gap(reason) = why else { return "rollback" };
     match reason {
         GapReason::FirstCopy => "first copy",
         GapReason::UncleanStart => "unclean start",

@@ -1,4 +1,4 @@
-//! `POST /v1/rollback {group, at?, undo, nearest, dry_run}`, answered with lines.
+//! `POST /v1/rollback {group, at?, undo, nearest, dry_run, live, force_attached}`, answered with lines.
 
 use std::time::Instant;
 
@@ -13,7 +13,8 @@ use super::{App, document, when};
 use crate::error::{Code, Error, Result};
 use crate::group::Group;
 use crate::image::Step;
-use crate::rollback::Goal;
+use crate::rollback::live::LiveGoal;
+use crate::rollback::{Asked, Goal, Told, take_back};
 
 #[derive(Deserialize)]
 struct Request {
@@ -25,11 +26,19 @@ struct Request {
     nearest: bool,
     #[serde(default)]
     dry_run: bool,
+    /// The sources themselves, through their agent.
+    #[serde(default)]
+    live: bool,
+    /// Clients of the tap are put out.
+    #[serde(default)]
+    force_attached: bool,
 }
 
-/// Takes the replica image to a point, or back. It is carried out also when the client goes away.
+/// Takes the replica image to a point, or back; or the sources. It is carried out also when the client goes away.
 pub(super) async fn rollback(State(app): State<App>, body: Bytes) -> Response {
     match document::<Request>(&body) {
+        Ok(request) if request.live => stream(|lines| run_live(app, request, lines)),
+        Ok(request) if request.force_attached => Error::usage("force_attached is for live").into_response(),
         Ok(request) => stream(|lines| run(app, request, lines)),
         Err(error) => error.into_response(),
     }
@@ -57,6 +66,44 @@ async fn run(app: App, request: Request, mut lines: Lines) -> Result<Value> {
         "schema": 1, "point": point(&done.point), "bytes_written": bytes, "blocks_written": blocks,
         "seconds": started.elapsed().as_secs_f64(), "blake3": {}, "held": done.held,
     }))
+}
+
+async fn run_live(app: App, request: Request, mut lines: Lines) -> Result<Value> {
+    let started = Instant::now();
+    let group = app.groups.by_name(&request.group)?;
+    let _alone = group.reserve("a live rollback")?;
+    let (dry_run, even_if_attached) = (request.dry_run, request.force_attached);
+    let looked_at = group.clone();
+    let goal = blocking(move || live_goal(&looked_at, &request)).await?;
+    let mut done = 0;
+    let mut listener = |told| match told {
+        Told::Planned { point: at, bytes, blocks, clients } => {
+            let plan = json!({
+                "point": point(&at), "target": "the source", "bytes_total": bytes, "blocks_total": blocks, "clients": clients,
+            });
+            lines.plan(bytes, plan);
+        }
+        Told::Wrote { bytes } => {
+            lines.progress(bytes.saturating_sub(done), Instant::now());
+            done = bytes;
+        }
+    };
+    let taken = take_back(&group, Asked { goal, even_if_attached, dry_run }, &mut listener).await?;
+    let (bytes, blocks) = if dry_run { (0, 0) } else { (taken.bytes, taken.blocks) };
+    Ok(json!({
+        "schema": 1, "point": point(&taken.point), "bytes_written": bytes, "blocks_written": blocks,
+        "seconds": started.elapsed().as_secs_f64(), "blake3": {}, "live": true, "before": taken.mark, "clients": taken.clients,
+    }))
+}
+
+fn live_goal(group: &Group, request: &Request) -> Result<LiveGoal> {
+    match (request.at.as_deref(), request.undo) {
+        (None, true) => Ok(LiveGoal::Undo),
+        (Some(at), false) => {
+            Ok(LiveGoal::To(when::resolve(&group.library()?.now(), &request.group, at, request.nearest)?))
+        }
+        (Some(_), true) | (None, false) => Err(Error::usage("say either at or undo")),
+    }
 }
 
 fn goal(group: &Group, request: &Request) -> Result<Goal> {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::catalog::{Catalog, Name, StoreDir, StoreId};
 use crate::group::{Attachment, Group};
+use crate::retention::Wanted;
 use crate::testing::{Frames, GROUP, extent, uuid};
 
 struct Api {
@@ -29,10 +30,21 @@ impl Api {
         let dir = tempfile::tempdir().unwrap();
         let catalog = Catalog::open(StoreDir::open(&dir.path().join("store"), StoreId([1; 16])).unwrap()).unwrap();
         let groups = Arc::new(Groups::open(catalog, true).unwrap());
+        let retention =
+            Retention::new(Arc::clone(&groups), Wanted::default(), Box::new(crate::retention::read_clocks)).unwrap();
         let group = groups.claim(&Name::parse("web").unwrap(), GROUP, "db").unwrap();
         let session = group.attach(groups.next_session()).await.unwrap();
         let listen = "127.0.0.1:7440".parse().unwrap();
-        let app = App { groups: Arc::clone(&groups), id: ReceiverId(Pin([2; 32])), listen };
+        let retention = Arc::new(retention);
+        let app = App {
+            groups: Arc::clone(&groups),
+            retention: Arc::clone(&retention),
+            holdings: Holdings::default(),
+            drills: Drills::open(&dir.path().join("store")).unwrap(),
+            running: Running::default(),
+            id: ReceiverId(Pin([2; 32])),
+            listen,
+        };
         let (listener, socket) = socket::bind(&dir.path().join("control.sock")).unwrap();
         tokio::spawn(async { axum::serve(listener, router(app)).await });
         let mut api = Self { dir, groups, group, session, frames: Frames::new(), _socket: socket };
@@ -243,7 +255,8 @@ async fn a_mark_goes_through_the_agent() {
         stream.read_to_string(&mut answer).unwrap();
         answer
     });
-    let crate::group::Order::Mark { name, locked_until, reply } = api.session.orders.recv().await.unwrap();
+    let order = api.session.orders.recv().await.unwrap();
+    let crate::group::Order::Mark { name, locked_until, reply } = order else { panic!("{order:?}") };
     assert!(locked_until.is_some());
     let seq = api.frames.seq();
     api.frames.push(Body::Mark(Mark { locked_until, name }));

@@ -13,11 +13,13 @@ use tokio::sync::watch;
 use tracing::{error, info};
 
 use super::ingest::Queue;
+use super::merging::{Background, Bench, Turn};
 use super::writer::{Opening, Writer};
 use super::{Group, Progress, Shared, State};
 use crate::catalog::{Catalog, GroupEntry, Name};
 use crate::error::{Code, Error, Result};
 use crate::image::Image;
+use crate::retention::Cleaned;
 use crate::time;
 
 /// Every group, and the catalog that says whose they are.
@@ -28,6 +30,8 @@ pub struct Groups {
     images: bool,
     open: Mutex<HashMap<GroupId, Open>>,
     next_session: AtomicU64,
+    /// One of them merges at a time.
+    merging: Turn,
 }
 
 #[derive(Debug)]
@@ -35,6 +39,7 @@ pub(super) struct Open {
     pub(super) group: Group,
     pub(super) writer: JoinHandle<()>,
     image: Option<(Image, JoinHandle<()>)>,
+    merging: Option<Background>,
 }
 
 impl Groups {
@@ -43,7 +48,7 @@ impl Groups {
     pub fn open(catalog: Catalog, images: bool) -> Result<Self> {
         // Numbers of sessions stand in envelopes: the clock keeps them growing across restarts.
         let next_session = AtomicU64::new(time::now().0);
-        let groups = Self { catalog, images, open: Mutex::default(), next_session };
+        let groups = Self { catalog, images, open: Mutex::default(), next_session, merging: Turn::default() };
         for entry in groups.catalog.groups() {
             let name = entry.name.clone();
             if let Err(error) = groups.start(&mut groups.locked(), entry) {
@@ -117,7 +122,10 @@ impl Groups {
     /// be used after it.
     pub async fn stop(&self) {
         let open: Vec<Open> = self.locked().drain().map(|(_, open)| open).collect();
-        for Open { group, image, .. } in &open {
+        for Open { group, image, merging, .. } in &open {
+            if let Some(merging) = merging {
+                merging.stop();
+            }
             if let Some((image, _)) = image {
                 image.stop();
             }
@@ -127,8 +135,8 @@ impl Groups {
             }
         }
         let joined = tokio::task::spawn_blocking(move || {
-            for Open { group, writer, image } in open {
-                let threads = [Some(writer), image.map(|(_, thread)| thread)];
+            for Open { group, writer, image, merging } in open {
+                let threads = [Some(writer), image.map(|(_, thread)| thread), merging.map(Background::into_thread)];
                 for thread in threads.into_iter().flatten() {
                     if thread.join().is_err() {
                         error!(group = %group.name(), "a thread of it had panicked");
@@ -145,9 +153,22 @@ impl Groups {
         // Not through io_uring: the kernel hands a buffered append to a worker thread, which costs more than it saves.
         let reserve = self.catalog.dir().reserve();
         let disk = FileDisk::create(self.catalog.group_dir(entry.id))?.with_reserve(Some(Arc::clone(reserve)));
-        let (disk, reserve): (Arc<dyn Disk>, _) = (Arc::new(disk), Some(Arc::clone(reserve)));
-        let opening = Opening { disk, reserve, segment_bytes: SEGMENT_BYTES, entropy: link::random, now: time::now };
+        let runs: Arc<dyn Disk> = Arc::new(FileDisk::open(self.catalog.group_dir(entry.id))?);
+        let (disk, reserve): (Arc<dyn Disk>, _) = (Arc::new(disk), Arc::clone(reserve));
+        let opening = Opening {
+            disk,
+            reserve: Some(Arc::clone(&reserve)),
+            segment_bytes: SEGMENT_BYTES,
+            entropy: link::random,
+            now: time::now,
+        };
         let mut started = spawn(entry, opening)?;
+        let (group, turn) = (started.group.clone(), Arc::clone(&self.merging));
+        // Without it views are slower, not wrong.
+        match Background::start(Bench { group, disk: runs, reserve, entropy: link::random, turn }) {
+            Ok(merging) => started.merging = Some(merging),
+            Err(error) => error!(group = %started.group.name(), ?error, "indexes are not merged"),
+        }
         if self.images {
             // An image that cannot be kept is no reason to refuse what is captured.
             match Image::start(started.group.clone(), &self.catalog.images_dir(), self.catalog.dir().reserve()) {
@@ -170,20 +191,28 @@ pub(super) fn spawn(entry: GroupEntry, opening: Opening) -> Result<Open> {
     let (group, writer) = stepped(entry, opening);
     let name = format!("write-{:.8}", group.id());
     let writer = std::thread::Builder::new().name(name).spawn(move || writer.run())?;
-    Ok(Open { group, writer, image: None })
+    Ok(Open { group, writer, image: None, merging: None })
 }
 
 /// Opens a group's journal without a thread: whoever has the writer steps it.
 pub fn stepped(entry: GroupEntry, opening: Opening) -> (Group, Writer) {
     let (queue, commands) = Queue::new();
-    let state =
-        State { library: None, findings: Vec::new(), report: None, orders: None, last_verified: None, busy: None };
+    let state = State {
+        library: None,
+        findings: Vec::new(),
+        report: None,
+        orders: None,
+        last_verified: None,
+        busy: None,
+        cleaned: Cleaned::default(),
+    };
     let shared = Shared {
         entry,
         session: AtomicU64::new(0),
         queue: Mutex::new(Some(queue)),
         progress: watch::Sender::new(Progress::default()),
         state: Mutex::new(state),
+        pins: Mutex::default(),
     };
     let group = Group { shared: Arc::new(shared) };
     let writer = Writer::open(group.clone(), opening, commands);

@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use journal::frame::Frame;
-use journal::log::{BaseHead, Finding, Head};
-use journal::types::{ResyncId, SessionId};
+use journal::index::MergedRun;
+use journal::log::{BaseHead, Compacted, Finding, Head, PointsFile};
+use journal::types::{ResyncId, SegmentNo, SessionId};
 use journal::wire::{Refusal, RefusalCode, Report};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
@@ -45,6 +46,25 @@ pub(super) enum Command {
         resync: ResyncId,
         reply: oneshot::Sender<Result<Option<BaseHead>, Refusal>>,
     },
+    /// Readers are to look into this merged run, and no longer into those that cannot be read.
+    RenewRuns {
+        made: Option<Arc<MergedRun>>,
+        reply: oneshot::Sender<()>,
+    },
+    /// A number for a file that is made beside the journal.
+    TakeNumber {
+        reply: oneshot::Sender<journal::error::Result<SegmentNo>>,
+    },
+    /// History is thinned.
+    Thin {
+        list: PointsFile,
+        reply: oneshot::Sender<journal::error::Result<()>>,
+    },
+    /// A compacted segment stands for others; the names of their files.
+    Replace {
+        new: Compacted,
+        reply: oneshot::Sender<journal::error::Result<Vec<String>>>,
+    },
     /// A person wants the journal to be mended.
     Mend {
         reply: oneshot::Sender<journal::error::Result<Vec<Finding>>>,
@@ -55,7 +75,7 @@ pub(super) enum Command {
 /// The way to the writer.
 #[derive(Clone, Debug)]
 pub(super) struct Queue {
-    commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<Command>,
     live: Arc<Semaphore>,
     /// Of its own: a live frame does not wait for room behind those of a base.
     base: Arc<Semaphore>,
@@ -133,6 +153,14 @@ impl Group {
 }
 
 impl Group {
+    /// Lets readers look into a merged run; returns when they do. `None`: the group is about to end. For a thread that may wait.
+    pub(super) fn renew_runs(&self, made: Option<Arc<MergedRun>>) -> Option<()> {
+        let queue = self.queue().clone()?;
+        let (reply, done) = oneshot::channel();
+        queue.commands.blocking_send(Command::RenewRuns { made, reply }).ok()?;
+        done.blocking_recv().ok()
+    }
+
     /// Mends a journal that is damaged, so that its agent can go on with it; what was done, nothing if it is not damaged.
     pub(crate) async fn mend(&self) -> crate::error::Result<Vec<Finding>> {
         let stopping = || Error::new(Code::FAILED, "the receiver is stopping");

@@ -7,7 +7,9 @@
 //! ```
 
 mod all;
+mod clean;
 mod ingest;
+mod merging;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -20,14 +22,17 @@ use journal::log::{BaseHead, Finding, Head};
 use journal::store::Library;
 use journal::types::{GroupId, ResyncId, Seq, SessionId, WallTime};
 use journal::wire::{NoMark, Refusal, RefusalCode, Report};
+use link::{MessageReader, MessageWriter};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use all::{Groups, stepped};
+pub(crate) use clean::Pins;
 pub use ingest::{Attachment, Ingest};
 pub use writer::{Opening, Writer};
 
 use crate::catalog::{GroupEntry, Name};
 use crate::error::{Code, Error, Result};
+use crate::retention::Cleaned;
 use ingest::Queue;
 
 /// How long a mark that is in the order may take to become durable.
@@ -47,6 +52,7 @@ struct Shared {
     queue: Mutex<Option<Queue>>,
     progress: watch::Sender<Progress>,
     state: Mutex<State>,
+    pins: Mutex<Pins>,
 }
 
 /// How far a group is, durably. Sessions watch it to acknowledge, and to notice that they are over.
@@ -85,6 +91,8 @@ struct State {
     last_verified: Option<WallTime>,
     /// Something is being done to the image or the whole journal: one at a time.
     busy: Option<&'static str>,
+    /// What thinning and cleaning came to.
+    cleaned: Cleaned,
 }
 
 /// What the agent said last, and when that was by our clock.
@@ -110,7 +118,15 @@ pub enum Order {
         /// The mark's place, or why there is none.
         reply: oneshot::Sender<MarkReply>,
     },
+    /// A stream by which its sources are taken back.
+    Rollback {
+        /// Both directions of it; `None`: the agent is of a version that knows of no such stream.
+        reply: oneshot::Sender<Option<Streams>>,
+    },
 }
+
+/// Both directions of a stream to the agent.
+pub type Streams = (MessageWriter, MessageReader);
 
 /// A mark's place, or why there is none, for programs and for people.
 pub type MarkReply = std::result::Result<Seq, (NoMark, String)>;
@@ -128,6 +144,8 @@ pub struct Snapshot {
     pub findings: Vec<Finding>,
     /// When `verify` last ended well.
     pub last_verified: Option<WallTime>,
+    /// What thinning and cleaning came to.
+    pub(crate) cleaned: Cleaned,
 }
 
 impl Group {
@@ -176,6 +194,7 @@ impl Group {
             progress,
             findings: state.findings.clone(),
             last_verified: state.last_verified,
+            cleaned: state.cleaned.clone(),
         }
     }
 
@@ -206,6 +225,21 @@ impl Group {
             Ok(Ok(now)) if now.head.is_some_and(|head| head.seq >= seq) => Ok(seq),
             _ => Err(gone().context("the mark is made, but not known to be durable")),
         }
+    }
+
+    /// A new stream to the agent, by which its sources are taken back.
+    pub async fn rollback_stream(&self) -> Result<Streams> {
+        let gone = || {
+            Error::new(Code::NO_SESSION, format!("the agent of {} is not connected", self.name()))
+                .hint("the sources are where the agent is: start it, or see backspool status")
+        };
+        let orders = self.state().orders.clone().ok_or_else(gone)?;
+        let (reply, answer) = oneshot::channel();
+        orders.send(Order::Rollback { reply }).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?.ok_or_else(|| {
+            let what = format!("the agent of {} is of a version without live rollback", self.name());
+            Error::new(Code::OLDER, what).hint("update it, and start it again")
+        })
     }
 
     /// Reserves the group for an operation that must be alone; the guard ends it.

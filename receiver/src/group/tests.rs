@@ -14,7 +14,7 @@ use crate::testing::{Frames, GROUP, base_frame, extent};
 
 fn entry() -> GroupEntry {
     let name = |text| Name::parse(text).unwrap();
-    GroupEntry { id: GROUP, name: name("db"), agent: name("web") }
+    GroupEntry { id: GROUP, name: name("db"), agent: name("web"), retention: crate::Retention::default() }
 }
 
 fn start(disk: &SimDisk) -> Open {
@@ -263,7 +263,8 @@ async fn a_mark_is_asked_for_and_waited_for() {
         let group = group.clone();
         async move { group.mark("before-upgrade", Some(WallTime(7))).await }
     });
-    let Order::Mark { name, locked_until, reply } = session.orders.recv().await.unwrap();
+    let order = session.orders.recv().await.unwrap();
+    let Order::Mark { name, locked_until, reply } = order else { panic!("{order:?}") };
     assert_eq!((name.as_str(), locked_until), ("before-upgrade", Some(WallTime(7))));
     let seq = frames.seq();
     frames.push(Body::Mark(Mark { locked_until, name }));

@@ -19,7 +19,7 @@ use journal::failpoint::{self, Step};
 use journal::frame::Frame;
 use journal::log::{BaseHead, Entropy, Finding, Head};
 use journal::store::Store;
-use journal::types::{ResyncId, SessionId, WallTime};
+use journal::types::{ResyncId, SegmentNo, SessionId, WallTime};
 use journal::wire::{Refusal, RefusalCode};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::{error, info, warn};
@@ -62,6 +62,8 @@ pub struct Writer {
     waiting: VecDeque<Waiting>,
     /// So many more slices are small.
     slices: u32,
+    /// The last number given out for a file beside the journal: no other opening of it gives it out again.
+    numbers: SegmentNo,
 }
 
 /// A frame of a base.
@@ -77,8 +79,8 @@ struct Waiting {
 impl Writer {
     /// Opens the journal and publishes what there is. A damaged one is published too, for reading.
     pub(super) fn open(group: Group, opening: Opening, commands: mpsc::Receiver<Command>) -> Self {
-        let (waiting, slices) = (VecDeque::new(), 0);
-        let mut writer = Self { group, commands, opening, store: None, refused: None, waiting, slices };
+        let (waiting, slices, numbers) = (VecDeque::new(), 0, SegmentNo(0));
+        let mut writer = Self { group, commands, opening, store: None, refused: None, waiting, slices, numbers };
         writer.reopen();
         writer
     }
@@ -155,6 +157,25 @@ impl Writer {
                     self.write_all(std::mem::take(&mut live));
                     let _ = reply.send(self.open_base(session, resync));
                 }
+                Command::RenewRuns { made, reply } => {
+                    if let Some(store) = &mut self.store {
+                        store.renew_runs(made);
+                    }
+                    let _ = reply.send(());
+                }
+                Command::TakeNumber { reply } => {
+                    let taken = self.beside(|store, beyond| Ok(store.take_number(beyond)));
+                    self.numbers = taken.as_ref().map_or(self.numbers, |number| *number);
+                    let _ = reply.send(taken);
+                }
+                Command::Thin { list, reply } => {
+                    self.write_all(std::mem::take(&mut live));
+                    let _ = reply.send(self.beside(|store, _| store.thin(&list)));
+                }
+                Command::Replace { new, reply } => {
+                    self.write_all(std::mem::take(&mut live));
+                    let _ = reply.send(self.beside(|store, _| store.replace(new)));
+                }
                 Command::Mend { reply } => {
                     self.write_all(std::mem::take(&mut live));
                     let _ = reply.send(self.mend());
@@ -168,6 +189,24 @@ impl Writer {
             self.write(live);
         }
         stop
+    }
+
+    /// Something that thinning or cleaning asks for. A failure of the disk closes the journal, as any other.
+    fn beside<T>(
+        &mut self,
+        work: impl FnOnce(&mut Store, SegmentNo) -> journal::error::Result<T>,
+    ) -> journal::error::Result<T> {
+        let beyond = self.numbers;
+        let open = self.store.as_mut().filter(|store| store.closed().is_none());
+        let store = open.ok_or_else(|| JournalError::invalid("the journal is not written to now"))?;
+        let result = work(store, beyond);
+        if let Err(error) = &result
+            && self.store.as_ref().is_some_and(|store| store.closed().is_some())
+        {
+            self.fail(SessionId(0), error);
+        }
+        self.publish();
+        result
     }
 
     fn takes(&self, session: SessionId) -> bool {

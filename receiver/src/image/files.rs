@@ -108,7 +108,7 @@ impl Files {
 
     /// Ends what a crash or an error interrupted, so that the files hold what the state says.
     pub(crate) fn settle(&mut self, version: &Arc<Version>, pace: Pace<'_>) -> Result<()> {
-        self.forget_beyond(version.head().map(|head| head.seq))?;
+        self.forget_lost(version)?;
         if self.settled {
             return Ok(());
         }
@@ -122,16 +122,20 @@ impl Files {
     }
 
     /// A journal that ends before a place where the files were is not the one that took them there: its end was set aside, or it is an older
-    /// copy, and the same numbers may come to mean something else. What the files hold is unknown then, but they stay where they are.
-    fn forget_beyond(&mut self, head: Option<Seq>) -> Result<()> {
-        let is_beyond = |place: u64| place > Seq::encode(head);
+    /// copy, and the same numbers may come to mean something else. What the files hold is unknown then, but they stay where they are. So it is with
+    /// places that retention has let go while no image was kept.
+    fn forget_lost(&mut self, version: &Version) -> Result<()> {
+        let head = Seq::encode(version.head().map(|head| head.seq));
+        let is_gone =
+            |place| version.timeline().kept().zip(Seq::new(place)).is_some_and(|(kept, seq)| !kept.offers(seq));
+        let is_beyond = |place: u64| place > head || is_gone(place);
         let state = &mut self.state;
         let standing = state.poses.pop();
         state.poses.retain(|pose| !matches!(pose, Pose::Held(place) if is_beyond(*place)));
         state.poses.extend(standing);
         let intent = state.intent.take_if(|intent| is_beyond(intent.to));
         if intent.is_some() || state.at.is_some_and(is_beyond) {
-            warn!(group = %self.group, "the journal ends before what the image holds: all of it will be compared");
+            warn!(group = %self.group, "the journal does not know the place that the image is at: all of it will be compared");
             state.at = None;
             self.settled = matches!(state.pose(), Pose::Held(_)) && state.intent.is_none();
         }

@@ -101,6 +101,7 @@ impl Image {
             Arc::new(Shared { dir: dir.to_owned(), stopping: AtomicBool::new(false), shown: Mutex::default() });
         let reserve = Arc::clone(reserve);
         let follower = Follower { group: group.clone(), files, reserve, shared: shared.clone() };
+        // Also pins what it stands on, before anything thins the history.
         follower.show(None);
         let name = format!("image-{:.8}", group.id().to_string());
         let thread = std::thread::Builder::new().name(name).spawn(move || follower.run(&receiver))?;
@@ -200,8 +201,7 @@ impl Follower {
             self.show(Some("it waits: the store's disk is full".to_owned()));
             return PAUSE;
         }
-        let result = self.group.library().and_then(|library| {
-            let version = library.now();
+        let result = self.group.pin_newest().and_then(|version| {
             let (group, shared) = (&self.group, &self.shared);
             let mut pace = |_| yield_to(group, shared);
             self.files.settle(&version, &mut pace)?;
@@ -224,11 +224,12 @@ impl Follower {
     }
 
     fn rollback(&mut self, goal: Goal, dry_run: bool, mut listener: Listener) -> Result<RolledBack> {
-        let version = self.group.library()?.now();
+        let version = self.group.pin_newest()?;
         let shared = self.shared.clone();
         let mut pace = |_| shared.go_on();
         self.files.settle(&version, &mut pace)?;
         let (point, poses) = decide(self.files.state(), &version, goal)?;
+        let version = self.group.pin_point(&point)?;
         let moves = self.files.plan(&version, point.seq, &mut pace)?;
         let (bytes, blocks) = (moves.bytes(), moves.blocks());
         listener(Step::Planned { point: point.clone(), bytes, blocks });
@@ -257,6 +258,7 @@ impl Follower {
 
     fn show(&self, error: Option<String>) {
         let state = self.files.state();
+        self.group.pin_image(state.places());
         let held = matches!(state.pose(), Pose::Held(_));
         *self.shared.shown() = Shown { applied: state.at(), held, error };
     }

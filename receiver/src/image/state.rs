@@ -79,6 +79,17 @@ impl ImageState {
         self.at.and_then(Seq::new)
     }
 
+    /// Every place that the files are at, go to or can go back to.
+    pub(crate) fn places(&self) -> impl Iterator<Item = Seq> + '_ {
+        let held = self.poses.iter().chain(self.intent.iter().flat_map(|intent| &intent.poses));
+        let held = held.filter_map(|pose| match pose {
+            Pose::Held(place) => Some(*place),
+            Pose::Following => None,
+        });
+        let to = self.intent.as_ref().map(|intent| intent.to);
+        self.at.into_iter().chain(to).chain(held).filter_map(Seq::new)
+    }
+
     /// What holds.
     pub(crate) fn pose(&self) -> Pose {
         self.poses.last().copied().unwrap_or(Pose::Following)

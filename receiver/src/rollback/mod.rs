@@ -1,5 +1,11 @@
-//! Taking the replica image to another point and back. Nothing of the journal changes: it goes on receiving meanwhile.
+//! Taking the replica image to another point and back: nothing of the journal changes, it goes on receiving meanwhile. And taking the sources
+//! there, through their agent: that is writes in the order like any others.
+//!
+//! `live` decides about the sources, `drive` carries it out, `between` says which blocks, `plan` which blocks of two states differ.
 
+mod between;
+mod drive;
+pub mod live;
 pub mod plan;
 
 use std::sync::Arc;
@@ -8,6 +14,9 @@ use journal::store::{PointInfo, Version, When};
 
 use crate::error::{Code, Error, Result};
 use crate::image::{ImageState, Pose};
+
+pub(crate) use drive::go_on;
+pub use drive::{Asked, TakenBack, Told, take_back};
 
 /// Where the image is to go.
 #[derive(Clone, Debug, PartialEq, Eq)]

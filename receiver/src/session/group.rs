@@ -5,14 +5,16 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use journal::types::GroupId;
-use journal::wire::Message;
+use journal::wire::{FEATURE_ROLLBACK, Message};
 use link::{MessageReader, MessageWriter};
 use tokio::sync::oneshot;
 use tracing::info;
 
+use super::quic::Opener;
 use super::state::{Admit, LiveOrder, news, superseded};
 use super::{End, Session, check, out_of_place};
 use crate::group::{Attachment, Group, Ingest, MarkReply, Order};
+use crate::rollback::go_on;
 
 /// Marks that an agent may owe us at once.
 const MARKS: usize = 64;
@@ -27,6 +29,7 @@ pub(super) async fn serve(
     (id, name): (GroupId, String),
     writer: &mut MessageWriter,
     reader: &mut MessageReader,
+    opener: &Opener,
 ) -> Result<(), End> {
     let group = claim(session, id, name).await?;
     let Attachment { head, mut progress, mut orders, ingest } = group.attach(session.id).await?;
@@ -37,6 +40,8 @@ pub(super) async fn serve(
     let mut acked = head.map(|head| head.seq);
     let mut requests = 0;
     let mut reading = pin!(read(reader, LiveOrder::new(id, head), &ingest, &marks));
+    let may_go_back = session.features & FEATURE_ROLLBACK != 0;
+    let mut going_on = pin!(go_on(&group));
     // What is sent is small: while it is, reading may wait. So no message is ever left half sent.
     loop {
         tokio::select! {
@@ -50,12 +55,21 @@ pub(super) async fn serve(
                 }
             }
             order = orders.recv() => {
-                let Some(Order::Mark { name, locked_until, reply }) = order else { return Err(superseded().into()) };
-                requests += 1;
-                if expect(&marks, requests, reply) {
-                    writer.send(&Message::MarkRequest { request: requests, locked_until, name }).await?;
+                match order.ok_or_else(superseded)? {
+                    Order::Mark { name, locked_until, reply } => {
+                        requests += 1;
+                        if expect(&marks, requests, reply) {
+                            writer.send(&Message::MarkRequest { request: requests, locked_until, name }).await?;
+                        }
+                    }
+                    Order::Rollback { reply } => {
+                        let streams = if may_go_back { Some(opener.open().await?) } else { None };
+                        // Whoever asked may have gone.
+                        let _ = reply.send(streams);
+                    }
                 }
             }
+            never = &mut going_on, if may_go_back => match never {},
         }
     }
 }

@@ -5,6 +5,7 @@
 //!     │                                  ├─ stream: a group's order ──▶ Ingest::live
 //!     └ join, once                       ├─ stream: a base          ──▶ Ingest::base
 //!                                        ├─ stream: compare         ──▶ hashes of a view
+//!     │                                  ├─ opened here: rollback   ◀── what the sources are to hold
 //!                                        └─ stream: changed         ──▶ extents that records touched
 //! ```
 //!

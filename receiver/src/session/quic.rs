@@ -16,13 +16,24 @@ use tracing::{debug, info, warn};
 use super::state::Opening;
 use super::{End, Session, base, changed, compare, group};
 use crate::enrol;
-use crate::group::Groups;
+use crate::group::{Groups, Streams};
 use crate::time;
 
 /// How long a peer may take for its first message, of the connection and of each stream.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Connections at once, with those that have not said who they are.
 const CONNECTIONS: usize = 1024;
+
+/// Opens streams to an agent.
+#[derive(Debug)]
+pub(super) struct Opener(Connection);
+
+impl Opener {
+    /// A new one.
+    pub(super) async fn open(&self) -> Result<Streams, End> {
+        self.0.open_bi().await.map(message_stream).map_err(|_| End::Gone)
+    }
+}
 
 /// All sessions of a receiver.
 #[derive(Debug)]
@@ -198,7 +209,10 @@ fn why(connection: &Connection, end: End) -> String {
 async fn stream(session: &Session, connection: &Connection, (mut writer, mut reader): (MessageWriter, MessageReader)) {
     let served = async {
         match Opening::of(first(&mut reader).await?)? {
-            Opening::Group { group, name } => group::serve(session, (group, name), &mut writer, &mut reader).await,
+            Opening::Group { group, name } => {
+                let opener = Opener(connection.clone());
+                group::serve(session, (group, name), &mut writer, &mut reader, &opener).await
+            }
             Opening::Base { group, resync } => base::serve(session, (group, resync), &mut writer, &mut reader).await,
             Opening::Compare { group, at } => compare::serve(session, (group, at), &mut writer, &mut reader).await,
             Opening::Changed { group, after, at } => {

@@ -193,13 +193,13 @@ fn check_head(bytes: &[u8], magic: [u8; 4], number: u64, salt: Salt) -> Result<(
     if r.u64()? != number || Salt(r.array()?) != salt {
         return Err(Malformed("a page of a run that belongs elsewhere"));
     }
-    let counts = (r.u32()?, r.u32()?);
     let count = |count| usize::try_from(count).unwrap_or(usize::MAX);
+    let counts = (count(r.u32()?), count(r.u32()?));
     // Far below what could overflow.
-    if counts.0.max(counts.1) > PAGE_BYTES as u32 {
+    if counts.0.max(counts.1) > PAGE_BYTES {
         return Err(Malformed("a page of a run with more than fits"));
     }
-    Ok((count(counts.0), count(counts.1)))
+    Ok(counts)
 }
 
 fn field(item: &[u8], at: usize) -> u64 {

@@ -51,7 +51,7 @@ fn a_run_tells_what_a_scan_tells_of_the_sources_that_count() {
         // In two generations, the second without one source of the first.
         let first = merged(&disk, 1, lists.iter().cloned().map(footer).collect());
         let gone = u32::try_from(rng.below(lists.len() as u64)).unwrap();
-        let map = (0..lists.len() as u32).map(|i| (i != gone).then_some(i)).collect();
+        let map = (0..u32::try_from(lists.len()).unwrap()).map(|i| (i != gone).then_some(i)).collect();
         let sources = (0..lists.len() as u64).map(source).collect();
         let second = finish(&disk, 2, sources, vec![Input::run(first.clone(), map)]);
         assert_eq!(second.entries(), first.entries() - lists[gone as usize].len() as u64);

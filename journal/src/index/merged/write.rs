@@ -96,7 +96,7 @@ impl RunWriter {
         entry.encode(&mut w);
         w.u32(source);
         self.items = w.finish();
-        let sign = self.sign.get_or_insert(Sign { key: Key::of(&entry), longest: 0 });
+        let sign = self.sign.get_or_insert_with(|| Sign { key: Key::of(&entry), longest: 0 });
         sign.longest = sign.longest.max(entry.sectors);
         self.trailer.classes |= 1 << entry.class();
         self.trailer.entries += 1;
@@ -134,6 +134,7 @@ impl RunWriter {
         (self.trailer.sources_crc, self.trailer.guides_crc) = (crc32fast::hash(&sources), crc32fast::hash(&guides));
         let number = RunNo(self.trailer.number);
         let trailer = self.trailer.encode();
+        failpoint::reached(Step::RunWriting)?;
         let bufs = [&self.out, &sources, &guides, &trailer].map(|bytes| IoSlice::new(bytes));
         self.file.write_at(self.at, &bufs)?;
         self.file.sync()?;

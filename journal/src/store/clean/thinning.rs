@@ -16,6 +16,7 @@ impl Cleaner {
         let old = self.kept();
         let Some(upto) = self.upto(policy, now) else { return Ok(None) };
         let timeline = &self.version.timeline;
+        let pins: Vec<Seq> = pins.iter().copied().chain(timeline.stood_on()).collect();
         let mut points: Vec<KeptPoint> = old.map(|old| old.points.clone()).unwrap_or_default();
         points.extend(self.last_of_minutes(old.map(|old| old.upto), upto)?);
         let marks: Vec<_> = timeline.marks().filter(|(seq, ..)| *seq < upto && timeline.is_point(*seq)).collect();

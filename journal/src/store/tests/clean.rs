@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::super::{Cleaner, Output, Store, View, When};
 use super::history::{GROUP, History, SECTORS, Step, VOLUME};
 use super::model::{Promised, check_view, entropy, open, perform};
+use super::runs::merge;
 use crate::codec::{Body, EpochBegin, KeptPoint};
 use crate::disk::SimDisk;
 use crate::disk::sim::{CrashMode, Rng};
@@ -90,22 +91,28 @@ fn go_on(_: u64) -> ControlFlow<()> {
 /// One step of thinning; what is left, if that is news.
 fn thin(store: &mut Store, disk: &SimDisk, policy: &Policy, now: WallTime, pins: &[Seq]) -> Result<Option<Kept>> {
     let Some(kept) = Cleaner::new(store.library().now()).thinning(policy, now, pins)? else { return Ok(None) };
-    let list = PointsFile::write(disk, GROUP, store.take_number(), kept.clone())?;
+    let list = PointsFile::write(disk, GROUP, store.take_number(SegmentNo(0)), kept.clone())?;
     store.thin(&list)?;
     Ok(Some(kept))
 }
 
-/// Cleans everything that may be, worth it or not, in runs of any length.
+/// Cleans everything that may be, worth it or not, in runs of any length. Now and then indexes are merged before, or after.
 fn clean(store: &mut Store, disk: &SimDisk, rng: &mut Rng) -> Result<usize> {
+    if rng.chance(1, 3) {
+        merge(disk, store, 2)?;
+    }
     let cleaner = Cleaner::new(store.library().now());
     let mut plans = cleaner.everything(|| 1 + rng.below_len(4));
     plans.retain(|_| rng.chance(3, 4));
     let examined = cleaner.examine(&plans, &mut go_on)?.unwrap();
     for one in &examined {
-        let output = Output { disk, number: store.take_number(), salt: entropy(), now: WallTime(1) };
+        let output = Output { disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now: WallTime(1) };
         let new = cleaner.compact(one, output, &mut go_on)?.unwrap();
         let old = store.replace(new)?;
         remove_replaced(disk, &old)?;
+    }
+    if rng.chance(1, 3) {
+        merge(disk, store, 2)?;
     }
     Ok(examined.len())
 }
@@ -278,7 +285,7 @@ fn run(disk: &SimDisk, seed: u64, told: &mut Vec<Kept>) -> Result<()> {
         let now = WallTime(head.0 + round * HOUR / 4);
         if let Some(kept) = Cleaner::new(store.library().now()).thinning(&rule(), now, &[])? {
             told.push(kept.clone());
-            let list = PointsFile::write(disk, GROUP, store.take_number(), kept)?;
+            let list = PointsFile::write(disk, GROUP, store.take_number(SegmentNo(0)), kept)?;
             store.thin(&list)?;
         }
         clean(&mut store, disk, &mut rng)?;
@@ -351,7 +358,7 @@ fn a_lost_manifest_brings_back_nothing_that_is_gone() {
         let cleaner = Cleaner::new(store.library().now());
         let plans = cleaner.everything(|| 3);
         for one in &cleaner.examine(&plans, &mut go_on).unwrap().unwrap() {
-            let output = Output { disk: &disk, number: store.take_number(), salt: entropy(), now };
+            let output = Output { disk: &disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now };
             let new = cleaner.compact(one, output, &mut go_on).unwrap().unwrap();
             let old = store.replace(new).unwrap();
             if !keep_old {

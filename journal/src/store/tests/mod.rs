@@ -12,3 +12,4 @@ mod power_cuts;
 mod reads;
 mod runs;
 mod sizes;
+mod timeline;
