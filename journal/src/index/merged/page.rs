@@ -91,7 +91,8 @@ impl Page {
         let item = self.item(i);
         let (sector, seq, base) = (field(item, 0), field(item, 8), half(item, 16));
         let (volume, sectors) = (half(item, 20), field(item, 24));
-        let class = sectors.max(1).next_power_of_two().trailing_zeros();
+        // As an entry's, without a number that could be too large for it.
+        let class = u64::BITS - (sectors.max(1) - 1).leading_zeros();
         (Key { class, volume, sector, rank: Rank { seq, base } }, sectors)
     }
 
