@@ -152,9 +152,9 @@ impl Memory {
 fn thin(group: &Group, disk: &FileDisk, policy: &Policy, now: WallTime) -> Result<()> {
     loop {
         let version = group.library()?.now();
-        let pins = group.pins().all();
+        let pins = group.pins().all(&version);
         let old = version.timeline().kept().map(Arc::clone);
-        let Some(kept) = Cleaner::new(Arc::clone(&version)).thinning(policy, now, &pins)? else { return Ok(()) };
+        let Some(kept) = Cleaner::new(version).thinning(policy, now, &pins)? else { return Ok(()) };
         // A minute that expires is not worth a list of its own.
         let known = old.filter(|old| old.upto == kept.upto).map_or(0, |old| old.points.len());
         let gone = known.saturating_sub(kept.points.len());
@@ -164,8 +164,9 @@ fn thin(group: &Group, disk: &FileDisk, policy: &Policy, now: WallTime) -> Resul
         let Kept { upto, points, .. } = &kept;
         let (upto, count) = (*upto, points.len());
         let pinned = group.pins();
-        // An image may be held at a place that the journal has lost: that is none to be kept.
-        if pinned.all().iter().any(|pin| version.timeline().is_point(*pin) && !kept.offers(*pin)) {
+        // What has begun meanwhile counts. An image may be held at a place that the journal has lost: that is none to be kept.
+        let newest = group.library()?.now();
+        if pinned.all(&newest).iter().any(|pin| newest.timeline().is_point(*pin) && !kept.offers(*pin)) {
             continue;
         }
         let list = PointsFile::write(disk, group.id(), group.take_number()?, kept)?;

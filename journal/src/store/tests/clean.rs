@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::super::{Cleaner, Output, Store, View, When};
 use super::history::{GROUP, History, SECTORS, Step, VOLUME};
 use super::model::{Promised, check_view, entropy, open, perform};
+use super::runs::merge;
 use crate::codec::{Body, EpochBegin, KeptPoint};
 use crate::disk::SimDisk;
 use crate::disk::sim::{CrashMode, Rng};
@@ -95,8 +96,11 @@ fn thin(store: &mut Store, disk: &SimDisk, policy: &Policy, now: WallTime, pins:
     Ok(Some(kept))
 }
 
-/// Cleans everything that may be, worth it or not, in runs of any length.
+/// Cleans everything that may be, worth it or not, in runs of any length. Now and then indexes are merged before, or after.
 fn clean(store: &mut Store, disk: &SimDisk, rng: &mut Rng) -> Result<usize> {
+    if rng.chance(1, 3) {
+        merge(disk, store, 2)?;
+    }
     let cleaner = Cleaner::new(store.library().now());
     let mut plans = cleaner.everything(|| 1 + rng.below_len(4));
     plans.retain(|_| rng.chance(3, 4));
@@ -106,6 +110,9 @@ fn clean(store: &mut Store, disk: &SimDisk, rng: &mut Rng) -> Result<usize> {
         let new = cleaner.compact(one, output, &mut go_on)?.unwrap();
         let old = store.replace(new)?;
         remove_replaced(disk, &old)?;
+    }
+    if rng.chance(1, 3) {
+        merge(disk, store, 2)?;
     }
     Ok(examined.len())
 }
