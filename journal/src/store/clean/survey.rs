@@ -229,8 +229,9 @@ mod tests {
 
     #[test]
     fn neighbours_that_are_mostly_dead_become_one() {
-        let choose = |list: &[(u64, u64)]| -> Vec<(usize, usize)> {
-            choose(&shares(list), 64 * MIB).into_iter().map(|run| (run.start, run.end)).collect()
+        let choose = |list: &[(u64, u64)]| {
+            let runs = choose(&shares(list), 64 * MIB);
+            runs.into_iter().map(|run| (run.start, run.end)).collect::<Vec<_>>()
         };
         assert_eq!(choose(&[(64, 60), (64, 30), (64, 20), (64, 60)]), [(1, 3)]);
         assert_eq!(
