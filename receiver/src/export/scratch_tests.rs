@@ -160,7 +160,7 @@ fn slots_that_change_hands_show_nobody_elses_data() {
             let mut reads = 0;
             while !over.load(Ordering::Relaxed) {
                 scratch.read(&below, 0, &mut found).unwrap();
-                for (block, content) in found.chunks(4096).zip(0_u8..).map(|(content, block)| (block, content)) {
+                for (block, content) in (0_u8..).zip(found.chunks(4096)) {
                     assert!(content.iter().all(|&byte| byte == block || byte == 0), "block {block}");
                 }
                 reads += 1;
