@@ -9,6 +9,7 @@
 //! | **export, mount, drill** | sees what was durable when it was opened | shared | shared; each scratch is one view's | not touched | not touched | shared | has its files open | over; clients see it, scratches are gone |
 //! | **image follows** | yields, at most 50 ms a megabyte | shared | shared | one thread | waits its turn | waits its turn | pins where it is and goes | done again from `applied` |
 //! | **rollback** | shared | shared | shared | takes its turn | refused: busy | refused: busy | pins its target, or is refused | finished at the start, from its intent |
+//! | **live rollback** | its writes come in like others; that it has begun is durable first | sees no point within it | shared | follows like any writes | refused: busy | refused: busy | pins its target | gone on with when its agent is there |
 //! | **verify** | checks what was durable when it began | shared | shared | takes its turn | refused: busy | refused: busy | has its files open | asked for again |
 //! | **cleaning** | yields, at most 50 ms a megabyte | never waits | never waits | keeps what is pinned | keeps what is pinned | never waits | one thread | looks again |
 //! | **indexes are merged** | goes first, at most 50 ms a megabyte | shared: old runs stay open | shared: old runs stay open | shared | shared | shared | runs of what went are merged anew | begun anew |

@@ -108,7 +108,7 @@ pub async fn serve(
     drop(socket);
     end("the control socket", control).await;
     keeper.abort();
-    retention.stop(&cleaning);
+    retention.stop();
     // Its writers are asked to help until it has ended.
     let cleaned = tokio::task::spawn_blocking(move || cleaning.join().is_ok());
     end("retention", cleaned).await;

@@ -6,6 +6,7 @@
 
 use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use journal::codec::Sealed;
 use journal::error::{Error, ErrorKind, Result};
@@ -19,7 +20,7 @@ use tokio::sync::{Notify, mpsc};
 use super::Streams;
 use super::bucket::Stream;
 use super::compare::{Asked, Remote};
-use super::flight::{BaseOnWay, OnWay, SHARED};
+use super::flight::{BaseOnWay, SHARED};
 use super::limit::Allowed;
 use super::live::{next, unexpected};
 use super::quic::in_full;
@@ -139,6 +140,7 @@ impl Base {
         &self,
         group: &Group,
         on_way: BaseOnWay,
+        round_trip: impl Fn() -> Duration,
         open: impl AsyncFnOnce() -> Result<Streams>,
     ) -> Result<Option<Sealed>> {
         let mut frames = self.frames.lock().await;
@@ -190,7 +192,7 @@ impl Base {
                     Step::Send => {
                         let unsent = self.window().unsent().cloned();
                         if let Some(frame) = unsent
-                            && on_way.enter(frame.header().number.number(), frame.bytes().len())
+                            && on_way.enter(frame.header().number.number(), frame.bytes().len(), round_trip())
                         {
                             writer.begin_frame(frame.bytes().clone());
                         }
@@ -231,7 +233,7 @@ impl Base {
     }
 
     /// Until the stream ends.
-    async fn read(&self, reader: &mut MessageReader, on_way: &OnWay) -> Error {
+    async fn read(&self, reader: &mut MessageReader, on_way: &BaseOnWay) -> Error {
         loop {
             let acknowledged = match next(reader).await {
                 Ok(Message::BaseDurable(head)) => {

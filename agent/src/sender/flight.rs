@@ -11,8 +11,7 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
-use std::ops::Deref;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +19,7 @@ use link::FLIGHT_BYTES;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
+use super::share::Share;
 use super::state::MEASURE_EVERY;
 
 /// Of live streams, as QUIC has it: higher ones go first, equal ones in turn.
@@ -36,6 +36,8 @@ pub(super) struct Flight {
     room: Arc<Semaphore>,
     bases: Arc<AtomicUsize>,
     since: Instant,
+    /// When data of a live frame was sent last, in microseconds after `since`; 0: never.
+    live_at: Arc<AtomicU64>,
 }
 
 impl Default for Flight {
@@ -46,7 +48,8 @@ impl Default for Flight {
 
 impl Flight {
     fn of(bytes: usize) -> Self {
-        Self { room: Arc::new(Semaphore::new(bytes)), bases: Arc::default(), since: Instant::now() }
+        let room = Arc::new(Semaphore::new(bytes));
+        Self { room, bases: Arc::default(), since: Instant::now(), live_at: Arc::default() }
     }
 
     /// The part of one stream; dropped with it, nothing of it is on its way any more.
@@ -57,25 +60,49 @@ impl Flight {
     /// The part of a base's stream.
     pub(super) fn base(&self) -> BaseOnWay {
         self.bases.fetch_add(1, Ordering::Relaxed);
-        BaseOnWay(self.stream())
+        BaseOnWay { on_way: self.stream(), share: Mutex::default() }
+    }
+
+    fn live_at(&self) -> Option<Duration> {
+        Some(self.live_at.load(Ordering::Relaxed)).filter(|at| *at > 0).map(Duration::from_micros)
     }
 }
 
 /// What a base has on its way.
 #[derive(Debug)]
-pub(super) struct BaseOnWay(OnWay);
+pub(super) struct BaseOnWay {
+    on_way: OnWay,
+    share: Mutex<Share>,
+}
 
-impl Drop for BaseOnWay {
-    fn drop(&mut self) {
-        self.flight.bases.fetch_sub(1, Ordering::Relaxed);
+impl BaseOnWay {
+    /// As [`OnWay::enter`]; also false while live frames come and there is [enough](Share) on its way: then something will arrive.
+    pub(super) fn enter(&self, number: u64, bytes: usize, round_trip: Duration) -> bool {
+        let flight = &self.on_way.flight;
+        let (live, now) = (flight.live_at(), flight.since.elapsed());
+        let (more, there) = (as_u64(bytes), self.on_way.bytes());
+        self.share().has_room(more, there, round_trip, live, now) && self.on_way.enter(number, bytes)
+    }
+
+    /// As [`OnWay::arrived`].
+    pub(super) fn arrived(&self, number: u64) {
+        let bytes = self.on_way.arrived(number);
+        self.share().arrived(bytes, self.on_way.flight.since.elapsed());
+    }
+
+    /// As [`OnWay::room`].
+    pub(super) async fn room(&self) {
+        self.on_way.room().await;
+    }
+
+    fn share(&self) -> MutexGuard<'_, Share> {
+        self.share.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Deref for BaseOnWay {
-    type Target = OnWay;
-
-    fn deref(&self) -> &OnWay {
-        &self.0
+impl Drop for BaseOnWay {
+    fn drop(&mut self) {
+        self.on_way.flight.bases.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -117,11 +144,22 @@ impl OnWay {
         (state.refused, state.kept) = (None, taken);
     }
 
-    /// All up to this number is durable.
-    pub(super) fn arrived(&self, number: u64) {
+    /// All up to this number is durable; how many bytes that were.
+    pub(super) fn arrived(&self, number: u64) -> u64 {
         let mut state = self.state();
         let count = state.sent.partition_point(|(sent, _)| *sent <= number);
-        state.sent.drain(..count);
+        state.sent.drain(..count).map(|(_, taken)| as_u64(taken.num_permits())).sum()
+    }
+
+    /// How much is on its way.
+    fn bytes(&self) -> u64 {
+        self.state().sent.iter().map(|(_, taken)| as_u64(taken.num_permits())).sum()
+    }
+
+    /// Data of a live frame is sent now: bases make room.
+    pub(super) fn is_live(&self) {
+        let now = u64::try_from(self.flight.since.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.flight.live_at.store(now.max(1), Ordering::Relaxed);
     }
 
     /// When to look at how fast the link is, and whether to [share](Self::shares) it: all streams at the same time.
@@ -142,6 +180,10 @@ impl OnWay {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn as_u64(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -183,6 +183,9 @@ impl Live {
         if !self.on_way.enter(head.seq.number(), bytes) {
             return Ok(None);
         }
+        if !frame.payload().is_empty() {
+            self.on_way.is_live();
+        }
         writer.begin_frame(frame.bytes().clone());
         Ok(Some(Begun { frame, head }))
     }

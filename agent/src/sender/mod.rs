@@ -9,7 +9,7 @@
 //!   crash ──asks────▶ changed  one stream, before a rebase ◀── extents that the receiver changed
 //! ```
 //!
-//! `state`, `window` and `bucket` decide, without I/O; the others carry it out. Only `quic` names quinn.
+//! `state`, `window`, `bucket` and `share` decide, without I/O; the others carry it out. Only `quic` names quinn.
 
 mod base;
 pub mod bucket;
@@ -21,6 +21,7 @@ mod live;
 mod quic;
 mod reports;
 mod rollback;
+mod share;
 pub mod state;
 pub mod window;
 

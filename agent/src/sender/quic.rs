@@ -285,7 +285,7 @@ async fn bases(way: &Way, group: &Arc<Group>) -> Infallible {
 async fn base(way: &Way, group: &Arc<Group>) -> Result<()> {
     let Some(base) = group.base()? else { return Ok(()) };
     let sealed = tokio::select! {
-        sealed = base.send(group, way.flight.base(), async || open(&way.connection).await) => sealed,
+        sealed = base.send(group, way.flight.base(), || way.connection.rtt(), async || open(&way.connection).await) => sealed,
         failed = compare::answer(&base, group, way.features, async || open(&way.connection).await) => failed.map(|never| match never {}),
     };
     group.base_ended(&base, sealed)
