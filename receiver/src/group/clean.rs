@@ -18,12 +18,24 @@ use crate::retention::Cleaned;
 pub(crate) struct Pins {
     /// The replica image's: where it is, where it goes, where it can go back to.
     image: BTreeSet<Seq>,
+    /// Where the sources are going, from when that was decided on. Once it has begun the order says so itself.
+    live: Option<Seq>,
+}
+
+/// The point that the sources are going to is kept. One at a time: the group is reserved for it.
+#[derive(Debug)]
+pub(crate) struct LivePin(Group);
+
+impl Drop for LivePin {
+    fn drop(&mut self) {
+        self.0.pins().live = None;
+    }
 }
 
 impl Pins {
     /// All of them.
     pub(crate) fn all(&self) -> Vec<Seq> {
-        self.image.iter().copied().collect()
+        self.image.iter().copied().chain(self.live).collect()
     }
 }
 
@@ -51,12 +63,26 @@ impl Group {
     pub(crate) fn pin_point(&self, point: &PointInfo) -> Result<Arc<Version>> {
         let mut pins = self.pins();
         let version = self.library()?.now();
-        if !version.timeline().is_point(point.seq) {
-            let message = format!("{} of {} is no point any more: retention let it go", point.seq, self.name());
-            return Err(Error::new(Code::NOT_COVERED, message).hint(format!("backspool points {}", self.name())));
-        }
+        self.check_point(&version, point)?;
         pins.image.insert(point.seq);
         Ok(version)
+    }
+
+    /// The same for the sources, as long as the pin is held.
+    pub(crate) fn pin_live(&self, point: &PointInfo) -> Result<LivePin> {
+        let mut pins = self.pins();
+        self.check_point(&self.library()?.now(), point)?;
+        pins.live = Some(point.seq);
+        drop(pins);
+        Ok(LivePin(self.clone()))
+    }
+
+    fn check_point(&self, version: &Version, point: &PointInfo) -> Result<()> {
+        if version.timeline().is_point(point.seq) {
+            return Ok(());
+        }
+        let message = format!("{} of {} is no point any more: retention let it go", point.seq, self.name());
+        Err(Error::new(Code::NOT_COVERED, message).hint(format!("backspool points {}", self.name())))
     }
 
     /// A number for a file beside the journal. As what follows, not for a thread that must not wait.
