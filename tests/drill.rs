@@ -157,7 +157,7 @@ fn whoever_is_killed_leaves_nothing() {
     let (mut call, pid) = start(&cluster);
     cluster.kill_receiver();
     assert_gone(pid);
-    wait_for("ended", || call.has_ended().then_some(()), || call.last_words());
+    wait_for("ended", || call.has_ended().then_some(()), || cluster.words());
     cluster.start_receiver();
     cluster.wait_state("live");
     assert_nothing_left(&cluster);
@@ -166,7 +166,7 @@ fn whoever_is_killed_leaves_nothing() {
     let (mut call, pid) = start(&cluster);
     cluster.stop_receiver();
     assert_gone(pid);
-    wait_for("ended", || call.has_ended().then_some(()), || call.last_words());
+    wait_for("ended", || call.has_ended().then_some(()), || cluster.words());
     cluster.start_receiver();
     cluster.wait_state("live");
     assert_nothing_left(&cluster);

@@ -97,9 +97,6 @@ const fn ways(step: Step) -> &'static [Way] {
         S::RollbackSealed | S::RollbackSealHeard | S::RollbackForgotten => &[Way::Back],
         S::RollbackPlanned | S::RollbackBlocksSent | S::RollbackOver => &[Way::BackAtReceiver],
         S::RunWriting | S::RunWritten | S::RunNamed | S::RunPublished | S::RunRemoved => &[Way::Merge],
-        // `tests/retention.rs` goes these ways.
-        S::PointsWritten | S::HistoryThinned | S::CompactedWritten => &[],
-        S::CompactedDurable | S::SegmentReplaced | S::ReplacedRemoved => &[],
     }
 }
 

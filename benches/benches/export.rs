@@ -122,7 +122,7 @@ impl Past {
         let rounds = (0..rounds).map(|_| {
             let start = Instant::now();
             let mut export = self.export(&socket)?;
-            let mut block = [0; BLOCK as usize];
+            let mut block = [0; 4096];
             Client::connect(&format!("unix:{}", socket.display()), "bench")?.read(0, &mut block)?;
             let took = millis(start);
             export.stop()?;
@@ -137,7 +137,7 @@ impl Past {
         let rounds = (0..rounds).map(|_| {
             let start = Instant::now();
             let mut mount = self.serve(&["mount", "bench", dir.to_str().context("a plain path")?])?;
-            let mut block = [0; BLOCK as usize];
+            let mut block = [0; 4096];
             File::open(dir.join(format!("{}.img", self.at)))?.read_exact_at(&mut block, 0)?;
             let took = millis(start);
             mount.stop()?;

@@ -92,6 +92,23 @@ pub(crate) fn base_frame(resync: ResyncId, as_of: Option<Seq>, volume: u32, at: 
     seal(&mut builder, FrameKind::Base { resync, as_of }, 1, ChainHead::START, 5)
 }
 
+/// Frames of a base of a megabyte each, one after the other.
+pub(crate) fn base_frames(resync: ResyncId, count: u64) -> Vec<Frame> {
+    let mut rng = Rng::new(count);
+    let mut prev = ChainHead::START;
+    let frame = |number| {
+        let mut builder = FrameBuilder::new();
+        for block in 0..16 {
+            let data: Vec<u8> = (0..8192).flat_map(|_| rng.u64().to_le_bytes()).collect();
+            builder.write(WallTime(5), VolumeNo(0), extent(128 * (16 * number + block), 128), &data);
+        }
+        let frame = seal(&mut builder, FrameKind::Base { resync, as_of: None }, number, prev, 5);
+        prev = frame.head();
+        frame
+    };
+    (1..=count).map(frame).collect()
+}
+
 fn seal(builder: &mut FrameBuilder, kind: FrameKind, number: u64, prev: ChainHead, time: u64) -> Frame {
     builder.finish(&FrameSeal {
         kind,

@@ -6,11 +6,11 @@ use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-use oracle::Client;
+use oracle::{Client, Micros};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::common::cluster::{assert_equal, random};
+use crate::common::cluster::{assert_equal, at, random};
 use crate::common::tools::{run, status};
 use crate::common::{skip, wait_for};
 use crate::past::{BYTES, Past};
@@ -33,6 +33,7 @@ fn every_client_reads_what_was_then_while_it_goes_on() {
         (0..past.instants.len()).map(|instant| past.export(instant, &format!("{instant}.sock"), &[])).collect();
     assert_eq!(past.exports().len(), exports.len());
     past.cluster.write(0, &random(9, 1 << 20));
+    past.cluster.ask(&["rollback", "db", "--at", &past.instants[1].0, "--yes"]).document();
     for (instant, (_, uri)) in exports.iter().enumerate() {
         let copy = past.cluster.path(&format!("{instant}.copy"));
         run(&["nbdcopy", uri, copy.to_str().unwrap()]);
@@ -114,9 +115,17 @@ fn it_ends_with_whoever_asked_for_it() {
 
 #[test]
 fn what_cannot_be_served_is_refused() {
-    let past = Past::new();
+    let mut past = Past::new();
+    past.cluster.kill_agent();
+    let gap = at(Micros::now().0);
+    past.cluster.start_agent();
+    past.cluster.settle();
     let free = past.address("free.sock");
     let export = |args: &[&str]| past.cluster.ask(&[&["export"], args].concat());
+    let within = export(&["db", "--at", &gap, "--nbd", &free]);
+    within.refused(13, "no recovery point");
+    let error: Value = serde_json::from_str(within.stderr.lines().last().unwrap()).unwrap();
+    assert!(error["covered"]["before"]["seq"].is_u64() && error["covered"]["after"]["seq"].is_u64(), "{error}");
     let early = export(&["db", "--at", "@1", "--nbd", &free]);
     early.refused(13, "no recovery point at 1970-01-01T00:00:01.000000Z for db");
     let error: Value = serde_json::from_str(early.stderr.lines().last().unwrap()).unwrap();

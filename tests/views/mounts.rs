@@ -11,7 +11,7 @@ use oracle::Micros;
 use rustix::process::geteuid;
 use serde_json::Value;
 
-use crate::common::cluster::{assert_equal, random};
+use crate::common::cluster::{Cluster, assert_equal, random};
 use crate::common::process::Process;
 use crate::common::tools::{Loop, Mounted, missing, run, status};
 use crate::common::{skip, wait_for};
@@ -38,11 +38,15 @@ struct Mount {
 
 impl Mount {
     fn of(past: &Past) -> Self {
-        let dir = past.cluster.path("past");
+        Self::of_volumes(&past.cluster, &["db"])
+    }
+
+    fn of_volumes(cluster: &Cluster, volumes: &[&str]) -> Self {
+        let dir = cluster.path("past");
         fs::create_dir_all(&dir).unwrap();
-        let mut process = past.cluster.serve(&["mount", "db", dir.to_str().unwrap()]);
+        let mut process = cluster.serve(&["mount", "db", dir.to_str().unwrap()]);
         let ready = process.event();
-        assert_eq!((&ready["event"], &ready["volumes"]), (&"ready".into(), &serde_json::json!(["db"])), "{ready}");
+        assert_eq!((&ready["event"], &ready["volumes"]), (&"ready".into(), &serde_json::json!(volumes)), "{ready}");
         Self { process: Some(process), dir }
     }
 
@@ -131,6 +135,48 @@ fn every_instant_has_a_name() {
     mount.stop();
     assert_eq!(past.exports(), [Value::Null; 0]);
     past.cluster.assert_runs();
+}
+
+#[test]
+fn a_group_of_several_volumes_has_a_directory_for_each() {
+    if no_fuse() {
+        return;
+    }
+    let mut cluster = Cluster::new();
+    let log = cluster.path("log.img");
+    fs::write(&cluster.source, random(1, 1 << 20)).unwrap();
+    fs::write(&log, random(2, 2 << 20)).unwrap();
+    cluster.protect = ["--group".into(), "db".into(), format!("log={}", log.display()).into()].into();
+    cluster.begin();
+    cluster.settle();
+    let (mut data, mut journal) = (random(1, 1 << 20), random(2, 2 << 20));
+    // First the one, then the other: an instant in between has the one only.
+    cluster.write_to("log", 4096, &[7; 4096]);
+    let between = crate::common::cluster::at(Micros::now().0);
+    cluster.write_to("db", 8192, &[8; 4096]);
+    cluster.settle();
+    let mount = Mount::of_volumes(&cluster, &["db", "log"]);
+    assert_eq!(names(&mount.dir), ["db", "log"].map(str::to_owned).into());
+    let read = |volume: &str, name: &str| fs::read(mount.dir.join(volume).join(format!("{name}.img"))).unwrap();
+    journal[4096..8192].fill(7);
+    assert_equal(&read("log", &between), &journal);
+    assert_equal(&read("db", &between), &data);
+    data[8192..12288].fill(8);
+    assert_equal(&read("db", "latest"), &data);
+    assert_equal(&read("db", "marks/now"), &data);
+    assert_equal(&read("log", "latest"), &journal);
+    for name in ["latest.img", "marks", "none", "db/none.img"] {
+        assert!(!mount.dir.join(name).exists(), "{name}");
+    }
+    let nbd = format!("unix:{}", cluster.path("a.sock").display());
+    cluster.ask(&["export", "db", "--at", "latest", "--nbd", &nbd]).refused(10, "has several volumes: db, log");
+    let mut export = cluster.serve(&["export", "db/log", "--at", &between, "--nbd", &nbd]);
+    assert_eq!(export.event()["export"], "log");
+    let mut found = vec![0; 2 << 20];
+    oracle::Client::connect(&nbd, "log").unwrap().read(0, &mut found).unwrap();
+    assert_equal(&found, &journal);
+    export.stop();
+    mount.stop();
 }
 
 #[test]
@@ -293,7 +339,7 @@ fn files_are_copied_out_of_file_systems_of_the_past() {
         return;
     }
     for (kind, size, options) in [("ext4", 96 << 20, "ro,noload"), ("xfs", 320 << 20, "ro,norecovery,nouuid")] {
-        let mut cluster = crate::common::cluster::Cluster::new();
+        let mut cluster = Cluster::new();
         File::create(&cluster.source).unwrap().set_len(size).unwrap();
         cluster.begin();
         cluster.settle();

@@ -18,24 +18,31 @@ use crate::retention::Cleaned;
 pub(crate) struct Pins {
     /// The replica image's: where it is, where it goes, where it can go back to.
     image: BTreeSet<Seq>,
-    /// Where the sources are going, from when that was decided on. Once it has begun the order says so itself.
-    live: Option<Seq>,
+    /// Where the sources are to go, before the order says so.
+    source: Option<Seq>,
 }
 
-/// The point that the sources are going to is kept. One at a time: the group is reserved for it.
+/// Pins the point that the sources are to go to, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct LivePin(Group);
+pub(crate) struct Destination(Group);
 
-impl Drop for LivePin {
+impl Drop for Destination {
     fn drop(&mut self) {
-        self.0.pins().live = None;
+        self.0.pins().source = None;
     }
 }
 
 impl Pins {
-    /// All of them.
-    pub(crate) fn all(&self) -> Vec<Seq> {
-        self.image.iter().copied().chain(self.live).collect()
+    /// All of them, and what the order as it is in `version` stands on: a rollback of the sources that is not over goes on after a restart, too.
+    pub(crate) fn all(&self, version: &Version) -> Vec<Seq> {
+        let unfinished = version.timeline().unfinished().map(|it| [Some(it.target), it.before]);
+        let places = unfinished.into_iter().flatten().flatten();
+        self.image
+            .iter()
+            .copied()
+            .chain(self.source)
+            .chain(places.filter(|&seq| version.timeline().is_point(seq)))
+            .collect()
     }
 }
 
@@ -62,27 +69,26 @@ impl Group {
     /// The same for a point that was chosen.
     pub(crate) fn pin_point(&self, point: &PointInfo) -> Result<Arc<Version>> {
         let mut pins = self.pins();
-        let version = self.library()?.now();
-        self.check_point(&version, point)?;
+        let version = self.still_offers(point)?;
         pins.image.insert(point.seq);
         Ok(version)
     }
 
-    /// The same for the sources, as long as the pin is held.
-    pub(crate) fn pin_live(&self, point: &PointInfo) -> Result<LivePin> {
+    /// Pins a point that the sources are to go to. For who has the group's turn.
+    pub(crate) fn pin_destination(&self, point: &PointInfo) -> Result<Destination> {
         let mut pins = self.pins();
-        self.check_point(&self.library()?.now(), point)?;
-        pins.live = Some(point.seq);
-        drop(pins);
-        Ok(LivePin(self.clone()))
+        self.still_offers(point)?;
+        pins.source = Some(point.seq);
+        Ok(Destination(self.clone()))
     }
 
-    fn check_point(&self, version: &Version, point: &PointInfo) -> Result<()> {
-        if version.timeline().is_point(point.seq) {
-            return Ok(());
+    fn still_offers(&self, point: &PointInfo) -> Result<Arc<Version>> {
+        let version = self.library()?.now();
+        if !version.timeline().is_point(point.seq) {
+            let message = format!("{} of {} is no point any more: retention let it go", point.seq, self.name());
+            return Err(Error::new(Code::NOT_COVERED, message).hint(format!("backspool points {}", self.name())));
         }
-        let message = format!("{} of {} is no point any more: retention let it go", point.seq, self.name());
-        Err(Error::new(Code::NOT_COVERED, message).hint(format!("backspool points {}", self.name())))
+        Ok(version)
     }
 
     /// A number for a file beside the journal. As what follows, not for a thread that must not wait.

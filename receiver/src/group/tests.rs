@@ -7,25 +7,28 @@ use journal::frame::Frame;
 use journal::store::Store;
 use journal::wire::RefusalCode;
 
-use super::all::{Open, spawn};
-use super::writer::Opening;
+use super::all::{Open, spawn, stepped};
+use super::writer::{Opening, Writer};
 use super::*;
-use crate::testing::{Frames, GROUP, base_frame, extent};
+use crate::testing::{Frames, GROUP, base_frame, base_frames, extent};
 
 fn entry() -> GroupEntry {
     let name = |text| Name::parse(text).unwrap();
     GroupEntry { id: GROUP, name: name("db"), agent: name("web"), retention: crate::Retention::default() }
 }
 
-fn start(disk: &SimDisk) -> Open {
-    let opening = Opening {
+fn opening(disk: &SimDisk) -> Opening {
+    Opening {
         disk: Arc::new(disk.clone()),
         reserve: None,
         segment_bytes: 64 * 1024,
         entropy: || [5; 16],
         now: crate::time::now,
-    };
-    spawn(entry(), opening).unwrap()
+    }
+}
+
+fn start(disk: &SimDisk) -> Open {
+    spawn(entry(), opening(disk)).unwrap()
 }
 
 async fn stop(open: Open) {
@@ -42,6 +45,63 @@ async fn durable(attachment: &mut Attachment, seq: Seq) -> std::result::Result<H
         Some(refused) => Err(refused.clone()),
         None => Ok(now.head.unwrap()),
     }
+}
+
+/// Waits as a session does, while the writer works.
+fn finish<T>(future: impl Future<Output = T>, writer: &mut Writer) -> T {
+    let mut future = std::pin::pin!(future);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(result) = future.as_mut().poll(&mut context) {
+            return result;
+        }
+        writer.step();
+    }
+}
+
+/// A base that has much waiting is written a little at a time as soon as live frames come, and these never wait for the rest of it.
+#[test]
+fn live_frames_go_before_what_waits_of_a_base() {
+    let opening = Opening { segment_bytes: 64 << 20, ..opening(&SimDisk::new(1)) };
+    let (group, mut writer) = stepped(entry(), opening);
+    let mut session = finish(group.attach(SessionId(1)), &mut writer).unwrap();
+    let mut frames = Frames::new();
+    let resync = ResyncId([7; 16]);
+    let first = frames.begin(&[1 << 20]);
+    finish(session.ingest.live(first), &mut writer).unwrap();
+    while writer.step() {}
+    finish(session.ingest.open_base(resync), &mut writer).unwrap();
+    let base = base_frames(resync, 12);
+    for frame in &base {
+        finish(session.ingest.base(resync, frame.clone()), &mut writer).unwrap();
+    }
+    // The queue of bases is its own: there is room however full it is.
+    let mut of_base = 0;
+    for byte in 1..=4 {
+        let frame = write(&mut frames, byte);
+        finish(session.ingest.live(frame.clone()), &mut writer).unwrap();
+        assert!(writer.step());
+        let now = session.progress.borrow_and_update().clone();
+        assert_eq!(now.head.map(|head| head.seq), frame.last_seq(), "after {of_base} frames of the base");
+        let durable = now.bases.first().map_or(0, |(_, head)| head.frame.number());
+        assert!((of_base + 1..=of_base + 2).contains(&durable), "{durable} after {of_base}");
+        of_base = durable;
+    }
+    while writer.step() {}
+    assert_eq!(session.progress.borrow().bases.first().map(|(_, head)| head.frame.number()), Some(12));
+    // What says that it is whole is written after all of it, though it came before the last was written.
+    let late = ResyncId([8; 16]);
+    finish(session.ingest.open_base(late), &mut writer).unwrap();
+    let base = base_frames(late, 6);
+    for frame in &base {
+        finish(session.ingest.base(late, frame.clone()), &mut writer).unwrap();
+    }
+    frames.push(Body::Sealed(Sealed { resync: late, head: base[5].head(), frames: 6 }));
+    let sealed = frames.finish();
+    finish(session.ingest.live(sealed.clone()), &mut writer).unwrap();
+    while writer.step() {}
+    let now = session.progress.borrow_and_update().clone();
+    assert_eq!((now.refused, now.head.map(|head| head.seq)), (None, sealed.last_seq()));
 }
 
 fn write(frames: &mut Frames, byte: u8) -> Frame {

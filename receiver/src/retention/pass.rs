@@ -152,7 +152,7 @@ impl Memory {
 fn thin(group: &Group, disk: &FileDisk, policy: &Policy, now: WallTime) -> Result<()> {
     loop {
         let version = group.library()?.now();
-        let pins = group.pins().all();
+        let pins = group.pins().all(&version);
         let old = version.timeline().kept().map(Arc::clone);
         let Some(kept) = Cleaner::new(version).thinning(policy, now, &pins)? else { return Ok(()) };
         // A minute that expires is not worth a list of its own.
@@ -164,7 +164,9 @@ fn thin(group: &Group, disk: &FileDisk, policy: &Policy, now: WallTime) -> Resul
         let Kept { upto, points, .. } = &kept;
         let (upto, count) = (*upto, points.len());
         let pinned = group.pins();
-        if !pinned.all().iter().all(|pin| kept.offers(*pin)) {
+        // What has begun meanwhile counts. An image may be held at a place that the journal has lost: that is none to be kept.
+        let newest = group.library()?.now();
+        if pinned.all(&newest).iter().any(|pin| newest.timeline().is_point(*pin) && !kept.offers(*pin)) {
             continue;
         }
         let list = PointsFile::write(disk, group.id(), group.take_number()?, kept)?;
