@@ -127,6 +127,14 @@ fn nothing_is_left_to_do() {
     }
 }
 
+#[test]
+fn no_document_holds_what_a_merge_left() {
+    let is_left = |line: &str| ["<<<<<<< ", ">>>>>>> "].iter().any(|mark| line.starts_with(mark));
+    for (path, text) in files("md").into_iter().chain(files("toml")) {
+        assert!(!text.lines().any(is_left), "{}", path.display());
+    }
+}
+
 /// Whether the line names this path from its root, not as the end of a longer name.
 fn names_path(line: &str, path: &str) -> bool {
     line.match_indices(path).any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':'))
@@ -143,6 +151,13 @@ fn is_test(path: &Path) -> bool {
 
 /// Every Rust file of ours with its text, relative to the root.
 fn sources() -> Vec<(PathBuf, String)> {
+    let sources = files("rs");
+    assert!(sources.len() > 20, "the tree was not found");
+    sources
+}
+
+/// Every file of ours that ends so.
+fn files(wanted: &str) -> Vec<(PathBuf, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
     let mut dirs = vec![root.to_owned()];
@@ -152,11 +167,10 @@ fn sources() -> Vec<(PathBuf, String)> {
             let name = path.file_name().unwrap().to_string_lossy().into_owned();
             if path.is_dir() && name != "target" && !name.starts_with('.') {
                 dirs.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
+            } else if path.extension().is_some_and(|extension| extension == wanted) {
                 files.push((path.strip_prefix(root).unwrap().to_owned(), fs::read_to_string(&path).unwrap()));
             }
         }
     }
-    assert!(files.len() > 20, "the tree was not found");
     files
 }

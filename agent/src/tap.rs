@@ -13,7 +13,7 @@
 //! | FUA | `fdatasync` before the reply, no order for others | none of its own |
 //! | a change that fails | read again: any part may have happened | what is there; if it cannot be read, dirty, and a gap |
 //!
-//! Flush and FUA then wait for a receiver, if that was agreed.
+//! Flush and FUA then wait until a receiver has what they cover, if that was agreed.
 
 use std::io;
 use std::sync::Arc;
@@ -228,8 +228,10 @@ impl Export for Tap {
     }
 
     fn flush(&self) -> std::result::Result<(), ErrorCode> {
+        // What was answered up to now is on its way to the receiver while the source is flushed.
+        let before = self.capture.last_seq();
         self.sync()?;
-        self.capture.confirm(self.capture.record(Body::Flush));
+        self.capture.flushed(before);
         Ok(())
     }
 

@@ -229,9 +229,9 @@ fn ingest(sizes: &Sizes, options: &Options) -> Result<Row> {
             let took = if cleans { with_cleaning(&mut bench, frames)? } else { fed(&mut bench, frames, None)? };
             let rate = megabytes(sizes.volume) / took.as_secs_f64();
             if cleans {
-                beside.push(rate)
+                beside.push(rate);
             } else {
-                alone.push(rate)
+                alone.push(rate);
             };
         }
     }

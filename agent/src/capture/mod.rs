@@ -44,6 +44,8 @@ const TAKE_FRAMES: usize = 8;
 /// How long a write may wait for the spooler to free memory. It is as fast as its processor and its disk's cache, so that
 /// this long means that it hangs.
 const STALL_MAX: Duration = Duration::from_secs(5);
+/// How long a flush by itself waits for what comes next, where flushes wait for a receiver.
+const LINGERS: Duration = Duration::from_millis(2);
 
 /// Whether what happens is recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,6 +128,8 @@ struct Inner {
     spooler_waits: bool,
     /// The spooler is to look for room.
     nudged: bool,
+    /// There is but a flush, which may wait for what comes next.
+    lingers: bool,
 }
 
 /// What the spooler gets.
@@ -157,6 +161,7 @@ impl Capture {
             spare: Vec::new(),
             spooler_waits: false,
             nudged: false,
+            lingers: false,
         };
         Self {
             clock,
@@ -201,8 +206,27 @@ impl Capture {
                 rest = tail;
             }
         }
-        self.wake(&inner);
+        self.wake(&mut inner);
         inner.order.last()
+    }
+
+    /// Records that the source was flushed, and waits for a receiver, if that was agreed: for what was recorded up to `before`, which
+    /// is all that was answered before the flush came. The record itself need not be there: nothing was written by it.
+    pub fn flushed(&self, before: Option<Seq>) {
+        if !self.acks.are_wanted() {
+            self.record(Body::Flush);
+            return;
+        }
+        let mut inner = self.room();
+        let is_alone = inner.is_empty();
+        let recorded = inner.time(&*self.clock).map(|time| inner.push(&*self.clock, time, Body::Flush));
+        if recorded.is_some() && is_alone {
+            // By itself it would cost the receiver an fdatasync, for which the next write would wait.
+            inner.lingers = true;
+            self.notify(&inner);
+        }
+        drop(inner);
+        self.confirm(recorded.and(before));
     }
 
     /// Records anything but a write. Returns its place, or `None` if it was only marked dirty, or all is over.
@@ -276,6 +300,9 @@ impl Capture {
         let waited =
             self.filled.wait_timeout_while(inner, patience, |inner| inner.is_empty() && !inner.closed && !inner.nudged);
         inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+        let waited =
+            self.filled.wait_timeout_while(inner, LINGERS, |inner| inner.lingers && !inner.closed && !inner.nudged);
+        inner = waited.unwrap_or_else(PoisonError::into_inner).0;
         inner.spooler_waits = false;
         self.take_locked(&mut inner).unwrap_or(Taken::Idle)
     }
@@ -287,6 +314,7 @@ impl Capture {
 
     fn take_locked(&self, inner: &mut Inner) -> Option<Taken> {
         let nudged = std::mem::take(&mut inner.nudged);
+        inner.lingers = false;
         if inner.is_empty() {
             return match (inner.closed, nudged) {
                 (true, _) => Some(Taken::Closed),
@@ -332,12 +360,18 @@ impl Capture {
             return None;
         };
         let seq = inner.push(&*self.clock, time, body);
-        self.wake(&inner);
+        self.wake(&mut inner);
         Some(seq)
     }
 
+    /// There is something to spool at once.
+    fn wake(&self, inner: &mut Inner) {
+        inner.lingers = false;
+        self.notify(inner);
+    }
+
     /// A notification is a system call: only for a spooler that sleeps.
-    fn wake(&self, inner: &Inner) {
+    fn notify(&self, inner: &Inner) {
         if inner.spooler_waits {
             self.filled.notify_one();
         }

@@ -244,6 +244,43 @@ fn a_flush_waits_for_a_receiver_and_no_longer_than_agreed() {
     assert_eq!(capture.unconfirmed(), None);
 }
 
+/// What a flush covers is what it waits for: not its own record, which goes with the next write, or by itself after a moment.
+#[test]
+fn a_flush_waits_for_what_was_written_before_it_and_goes_with_what_comes_next() {
+    let terms = Terms { flush_wait: Some(Duration::from_secs(3600)), ..Terms::default() };
+    let capture = Capture::new(Start { last: None, time: WallTime(0) }, Arc::new(TestClock::default()), terms);
+    let write = || capture.record_write(VOLUME, extent(0, 8), &[1; 4096]);
+    let taken = || match capture.take(Duration::from_secs(3600)) {
+        Taken::Frames(frames) => frames.iter().map(FrameBuilder::records).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    let before = write();
+    assert_eq!(taken(), [1]);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| capture.flushed(before));
+        while capture.last_seq() == before {
+            std::thread::yield_now();
+        }
+        assert!(!waiting.is_finished());
+        capture.acked(before.unwrap());
+        waiting.join().unwrap();
+    });
+    // Nothing else came.
+    assert_eq!(taken(), [1]);
+    capture.flushed(before);
+    write();
+    assert_eq!(taken(), [2]);
+    // With what waits already, at once.
+    write();
+    capture.flushed(before);
+    assert!(!capture.lock().lingers);
+    assert_eq!(taken(), [2]);
+    // While nothing is recorded there is nothing to wait for, whatever the receiver has.
+    capture.track(GapReason::SpoolFull, "full");
+    capture.flushed(before);
+    assert!(capture.unconfirmed().is_some());
+}
+
 #[test]
 fn a_mark_has_a_name() {
     let (capture, _) = new(None, 0);

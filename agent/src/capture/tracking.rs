@@ -120,7 +120,7 @@ impl Capture {
         if self.pressed.load(Ordering::Acquire) {
             let mut inner = self.lock();
             inner.nudged = true;
-            self.wake(&inner);
+            self.notify(&inner);
         }
     }
 
