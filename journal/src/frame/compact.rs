@@ -4,7 +4,6 @@ use bytes::Bytes;
 
 use super::{Frame, size};
 use crate::codec::{Body, Codec, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Record, UnitEntry, UnitPlace, Writer};
-use crate::index::Rank;
 use crate::limits::{
     COMPACTED_RECORDS, CRC_CHUNK_BYTES, FRAME_NOTES_BYTES, FRAME_PAYLOAD_TARGET, FRAME_UNITS, NOTE_BYTES, UNIT_BYTES,
 };
@@ -57,10 +56,10 @@ impl CompactBuilder {
         UnitPlace { unit: narrow(self.units.len() - 1), offset: 0 }
     }
 
-    /// Adds a record.
-    pub(crate) fn push(&mut self, rank: Rank, time: WallTime, body: Body) {
+    /// Adds a record of this rank.
+    pub(crate) fn push(&mut self, (seq, base): (u64, u32), time: WallTime, body: Body) {
         Record { time, body }.encode(&mut self.records, &mut self.notes);
-        self.ranks.u64(rank.seq).u32(rank.base);
+        self.ranks.u64(seq).u32(base);
         self.count += 1;
     }
 

@@ -18,7 +18,6 @@ use crate::codec::{
     Codec, FRAME_HEADER_BYTES, FrameHeader, FrameKind, Malformed, RECORD_BYTES, Reader, Record, UNIT_ENTRY_BYTES,
     UnitEntry,
 };
-use crate::index::Rank;
 use crate::types::{ChainHead, Hash, Head, Seq};
 
 /// A frame whose header, tables and checksums hold. Immutable; a clone shares its bytes.
@@ -74,14 +73,14 @@ impl Frame {
         (0..self.header.records).map(move |_| Record::decode(&mut r, tables.notes).expect("checked"))
     }
 
-    /// The rank of each record, in order. Only compacted frames say it.
+    /// The rank of each record, in order: `Seq` or `as_of`, and 0 or the base frame's number. Only compacted frames say it.
     ///
     /// # Panics
     /// Never: the table is as long as there are records.
-    pub(crate) fn ranks(&self) -> impl Iterator<Item = Rank> + '_ {
+    pub(crate) fn ranks(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
         let mut r = Reader::new(Tables::of(&self.header, self.body()).ranks);
         let count = if self.header.kind == FrameKind::Compacted { self.header.records } else { 0 };
-        (0..count).map(move |_| Rank { seq: r.u64().expect("checked"), base: r.u32().expect("checked") })
+        (0..count).map(move |_| (r.u64().expect("checked"), r.u32().expect("checked")))
     }
 
     /// Its units, in order, each with its CRCs.

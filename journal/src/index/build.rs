@@ -60,7 +60,7 @@ impl Builder {
             frame
                 .records()
                 .zip(frame.ranks())
-                .for_each(|(record, rank)| self.add_record(record, rank, &units, entries));
+                .for_each(|(record, (seq, base))| self.add_record(record, Rank { seq, base }, &units, entries));
             let (first, records) = (frame.header().number.number(), frame.header().records);
             self.frames.push(FrameSpot { at: envelope_at, first, records, from: WallTime(0), to: WallTime(0) });
             return;

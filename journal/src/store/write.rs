@@ -396,6 +396,19 @@ fn check_bases(log: &mut Log, timeline: &Timeline) -> Result<Vec<Finding>> {
             findings.push(Finding::mended(format!("base {resync}"), "it was never sealed, and is dropped"));
         }
     }
+    // What was cleaned of a base is no loss to the points that were left then; where the order ends before its `sealed` now, others come.
+    let is_cleaned = |resync: &ResyncId| {
+        let kind = SegmentKind::Base { resync: *resync };
+        log.segments().any(|segment| segment.header.kind == kind && segment.header.replaces.is_some())
+    };
+    let unsealed = |resync: &ResyncId| timeline.sealed(*resync).is_none() && log.closed().is_none();
+    for resync in log.bases().filter(|resync| unsealed(resync) && is_cleaned(resync)).collect::<Vec<_>>() {
+        log.drop_base(resync)?;
+        findings.push(Finding::mended(
+            format!("base {resync}"),
+            "it was cleaned, and the order ends before it counts: it is dropped",
+        ));
+    }
     for event in timeline.events() {
         let Body::Sealed(Sealed { resync, head, frames }) = event.record.body else { continue };
         let found = log.base_head(resync).map_or((0, ChainHead::START), |head| (head.frame.number(), head.chain));

@@ -160,7 +160,7 @@ impl Writing {
         if self.frame.is_full_for(1) {
             self.close_frame()?;
         }
-        self.frame.push(rank, time, body);
+        self.frame.push((rank.seq, rank.base), time, body);
         Ok(())
     }
 
@@ -205,7 +205,7 @@ impl Writing {
             let inside = u32::try_from(offset - run.0).map_err(|_| lost())?;
             let place = UnitPlace { unit: run.1.unit, offset: run.1.offset + inside };
             self.frame.push(
-                entry.rank,
+                (entry.rank.seq, entry.rank.base),
                 WallTime(0),
                 Body::Write { volume: VolumeNo(entry.volume), extent: *extent, place },
             );

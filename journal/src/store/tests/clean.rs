@@ -387,44 +387,6 @@ fn check_lists(store: &Store, history: &History, kept: &Kept) {
     check_view(store, history, kept.upto);
 }
 
-/// A compacted segment that is gone ends the order there; what comes anew has all its points.
-#[test]
-fn what_is_mended_below_the_thinned_place_comes_anew_with_its_points() {
-    let history = History::slow(8, 60, PACE);
-    let disk = SimDisk::new(8);
-    let mut store = super::model::play(&disk, &history.steps, &mut Promised::default()).unwrap();
-    let now = WallTime(store.library().now().head_time().unwrap().0 + 1);
-    let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
-    clean(&mut store, &disk, &mut Rng::new(1)).unwrap();
-    let live =
-        |segment: &&Arc<crate::log::Segment>| matches!(segment.header.kind, crate::codec::SegmentKind::Live { .. });
-    let compacted = store.log().segments().filter(live).filter(|segment| segment.header.replaces.is_some());
-    let lost = compacted.last().unwrap().header;
-    drop(store);
-    crate::disk::Disk::remove(&disk, &lost.number.file_name()).unwrap();
-    assert!(open(&disk).unwrap().0.closed().is_some());
-    let shared: Arc<dyn crate::disk::Disk> = Arc::new(disk.clone());
-    Store::mend(shared, GROUP, super::model::SEGMENT_BYTES, entropy).unwrap();
-    let (mut store, findings) = open(&disk).unwrap();
-    assert_eq!((findings.as_slice(), store.closed()), ([].as_slice(), None));
-    let end = store.head().unwrap().seq;
-    assert!(end < kept.upto);
-    let version = store.library().now();
-    let listed: Vec<_> = kept.points.iter().filter(|point| point.seq <= end).copied().collect();
-    assert_eq!(version.timeline().kept().map(|kept| &kept.points), Some(&listed));
-    listed.iter().for_each(|point| check_view(&store, &history, point.seq));
-    super::crash::go_on(&mut store, &history, "mended");
-    let mut points = Points::default();
-    for step in &history.steps {
-        if let Step::Append(frames) = step {
-            points.hear(frames);
-        }
-    }
-    points.offered.retain(|seq| *seq > end.number() || listed.iter().any(|point| point.seq.number() == *seq));
-    points.marks.retain(|seq, _| points.offered.contains(seq));
-    check_offered(&store, &history, &points);
-}
-
 /// A list that cannot be read is told, nothing before it is offered, and nothing is thinned or cleaned on top of it.
 #[test]
 fn a_damaged_list_is_damage() {
