@@ -91,6 +91,12 @@ pub(crate) const CODES: &[Explanation] = &[
         "The group has no volume of this name at that point. `backspool status GROUP` lists its volumes.",
     ),
     new(
+        "E1003",
+        "nothing is served there",
+        "No export, or mount, of this group is at that place: it has ended already, or the address is another. \
+         `backspool status` lists what is exported and mounted.",
+    ),
+    new(
         "E1101",
         "held by another process",
         "Another process has this store, state directory, source, socket or image. It is a lock that counts, not \

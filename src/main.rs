@@ -12,8 +12,8 @@ mod explain;
 mod job;
 mod names;
 mod output;
+mod serving;
 mod units;
-mod when;
 
 use std::process::ExitCode;
 

@@ -88,15 +88,15 @@ const fn ways(step: Step) -> &'static [Way] {
         }
         S::BaseAcknowledged | S::BaseIndexWritten | S::BaseSealed => &[Way::Receiver],
         S::SealedAppended | S::SealedDurable | S::SealedPublished => &[Way::Receiver],
+        // `tests/retention.rs` goes these ways.
+        S::PointsWritten | S::HistoryThinned | S::CompactedWritten => &[],
+        S::CompactedDurable | S::SegmentReplaced | S::ReplacedRemoved => &[],
         S::RollbackShut | S::RollbackMarked | S::RollbackNoting | S::RollbackNoted => &[Way::Back],
         S::RollbackBegun | S::RollbackForgetting => &[Way::Back],
         S::RollbackBeginHeard | S::RollbackWriting | S::RollbackWritten | S::RollbackFlushed => &[Way::Back],
         S::RollbackSealed | S::RollbackSealHeard | S::RollbackForgotten => &[Way::Back],
         S::RollbackPlanned | S::RollbackBlocksSent | S::RollbackOver => &[Way::BackAtReceiver],
         S::RunWriting | S::RunWritten | S::RunNamed | S::RunPublished | S::RunRemoved => &[Way::Merge],
-        // `tests/retention.rs` goes these ways.
-        S::PointsWritten | S::HistoryThinned | S::CompactedWritten => &[],
-        S::CompactedDurable | S::SegmentReplaced | S::ReplacedRemoved => &[],
     }
 }
 

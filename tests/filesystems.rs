@@ -13,6 +13,7 @@ mod filesystems {
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use common::cluster::at;
 use common::tools::{missing, status};
 use filesystems::database::{self, Database, Transaction};
 use filesystems::disk::Disk;
@@ -103,6 +104,30 @@ fn a_database_has_exactly_what_was_committed() {
         transactions.len(),
     );
     assert!(exact >= INSTANTS / 4 && rolled_back > 0, "too little was in flight");
+    disk.end();
+}
+
+/// The volume that it is on goes back under it, and forth again; unmounted and detached meanwhile.
+#[test]
+fn a_database_goes_back_with_its_volume() {
+    if missing(&["sqlite3"]) {
+        return;
+    }
+    let mut disk = Disk::new();
+    let path = disk.mounted().dir.join(database::NAME);
+    let mut database = Database::create(&path);
+    let begun = Micros::now().0;
+    let transactions: Vec<_> = (1..=60).map(|number| database.transaction(number)).collect();
+    drop(database);
+    disk.settle(begun, transactions.last().unwrap().committed);
+    // A commit in the middle, with all that was in flight in the file system.
+    let then = at(transactions[29].committed);
+    disk.go_back(&["--at", &then]);
+    assert_eq!(database::check(&path), Ok(30), "exactly what was committed by then");
+    disk.go_back(&["--undo"]);
+    assert_eq!(database::check(&path), Ok(60), "and all of it again");
+    disk.go_back(&["--undo"]);
+    assert_eq!(database::check(&path), Ok(30));
     disk.end();
 }
 

@@ -7,6 +7,8 @@ mod common;
 mod hot {
     pub(crate) mod power;
 }
+#[path = "network/relay.rs"]
+mod relay;
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -19,7 +21,9 @@ use common::cluster::{Cluster, assert_equal, random};
 use common::judged::{Load, assert_gap, assert_legal, is_in_gap};
 use common::wait_for;
 use hot::power::Machine;
+use journal::wire::{FEATURE_CHANGED, FEATURES};
 use oracle::{Client, Hot, Rng, SizeShare, Volume, Workload, fill_initial};
+use relay::Relay;
 
 const GIB: u64 = 1 << 30;
 const BLOCK: u64 = 4096;
@@ -260,5 +264,29 @@ fn a_machine_that_was_set_back_compares_all() {
     cluster.assert_same();
     assert_equal(&cluster.image("mark:later"), &later);
     assert!(later != fs::read(&cluster.source).unwrap());
+    machine.end(cluster);
+}
+
+/// A receiver that cannot say what it changed is not asked, and nothing is believed without its word.
+#[test]
+fn with_an_older_peer_all_is_compared_after_a_power_cut() {
+    const SIZE: usize = 32 << 20;
+    let Some((mut cluster, mut machine)) = Machine::new() else { return };
+    fs::write(&cluster.source, random(9, SIZE)).unwrap();
+    cluster.start_receiver();
+    let relay = Relay::start(&cluster, FEATURES & !FEATURE_CHANGED);
+    cluster.address = Some(relay.address());
+    cluster.join();
+    cluster.start_agent();
+    cluster.settle();
+    wait_listed(&cluster);
+    write_unflushed(&cluster, 8 << 20, 1);
+    machine.cut(&mut cluster);
+    machine.boot(&mut cluster);
+    cluster.settle();
+    let why = newest_gap(&cluster);
+    let says = "all of db is compared: the receiver is of a version that cannot say what it changed";
+    assert!(why.contains(says), "{why}");
+    cluster.assert_same();
     machine.end(cluster);
 }

@@ -319,9 +319,9 @@ fn killed_at_any_moment_it_is_there_or_was_never_begun() {
         let going = cluster.going_back(&["--at", "mark:then"]);
         std::thread::sleep(delay);
         if round % 2 == 0 {
-            cluster.kill_agent()
+            cluster.kill_agent();
         } else {
-            cluster.kill_receiver()
+            cluster.kill_receiver();
         }
         let exit = going.join().unwrap().exit;
         if cluster.agent.is_none() {

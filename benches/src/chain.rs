@@ -39,6 +39,17 @@ impl Chain {
         Self { builder, compress, next: Seq::FIRST, last: None, head: ChainHead::START, time: START }
     }
 
+    /// An empty base: from here on every record is a point.
+    pub fn cover(&mut self) {
+        let sealed = Sealed { resync: ResyncId([3; 16]), head: ChainHead::START, frames: 0 };
+        self.builder.push(self.time, Body::Sealed(sealed));
+    }
+
+    /// When the last record was made.
+    pub fn time(&self) -> WallTime {
+        self.time
+    }
+
     /// A write, a microsecond after the last.
     ///
     /// # Panics

@@ -11,7 +11,7 @@ use crate::process::{run, uri};
 /// What fio measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Measured {
-    /// Writes a second.
+    /// Reads and writes a second.
     pub iops: f64,
     /// 10⁶ bytes a second.
     pub megabytes_per_second: f64,
@@ -33,7 +33,7 @@ pub fn fio(socket: &Path, job: &[&str]) -> Result<Measured> {
     let job = &document["jobs"][0];
     let number = |value: &Value| value.as_f64().unwrap_or(0.0);
     Ok(Measured {
-        iops: number(&job["write"]["iops"]),
+        iops: number(&job["read"]["iops"]) + number(&job["write"]["iops"]),
         megabytes_per_second: number(&job["write"]["bw_bytes"]) / 1e6,
         write_p99_micros: number(&job["write"]["clat_ns"]["percentile"]["99.000000"]) / 1e3,
         flush_p99_micros: number(&job["sync"]["lat_ns"]["percentile"]["99.000000"]) / 1e3,

@@ -105,7 +105,7 @@ impl Kept {
             return birth;
         }
         let after = self.points.partition_point(|point| point.seq.number() < birth);
-        self.points.get(after).map_or(self.upto.number(), |point| point.seq.number())
+        self.points.get(after).map_or_else(|| self.upto.number(), |point| point.seq.number())
     }
 
     /// The newest listed point before X that is not after `time`.

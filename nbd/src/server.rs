@@ -54,8 +54,8 @@ impl Server {
         let address = self.listener.address.clone();
         let shared = Arc::clone(&self.shared);
         let run = move || accept(&self.listener, &self.shared);
-        let accepting = Some(thread::Builder::new().name("nbd-accept".to_owned()).spawn(run)?);
-        Ok(Running { address, shared, accepting })
+        let accepting = thread::Builder::new().name("nbd-accept".to_owned()).spawn(run)?;
+        Ok(Running { address, shared, accepting: Mutex::new(Some(accepting)) })
     }
 }
 
@@ -64,7 +64,7 @@ impl Server {
 pub struct Running {
     address: Address,
     shared: Arc<Shared>,
-    accepting: Option<JoinHandle<()>>,
+    accepting: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Running {
@@ -80,12 +80,15 @@ impl Running {
 
     /// Stops: no new clients, no further requests; those in progress are finished and answered, those that take too long
     /// lose their client. Returns when all threads have ended and the socket's file is gone.
-    pub fn shutdown(mut self) {
+    pub fn shutdown(self) {
         self.stop();
     }
 
-    fn stop(&mut self) {
-        let Some(accepting) = self.accepting.take() else { return };
+    /// The same for a server that somebody else still looks at.
+    pub fn stop(&self) {
+        // Held until it is over, so that a second caller returns no sooner.
+        let mut accepting = self.accepting.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(accepting) = accepting.take() else { return };
         self.shared.stopping.store(true, Ordering::Relaxed);
         // It fails only if a wake-up is there already.
         let _ = rustix::io::write(&self.shared.wake, &[1; 8]);

@@ -31,10 +31,14 @@ impl Code {
     pub const NOT_OURS: Self = Self(202);
     /// Made by a newer version.
     pub const NEWER: Self = Self(203);
+    /// That is no time.
+    pub const NOT_A_TIME: Self = Self(207);
     /// No such group.
     pub const NO_GROUP: Self = Self(1001);
     /// No such volume in the group.
     pub const NO_VOLUME: Self = Self(1002);
+    /// Nothing is served there.
+    pub const NO_EXPORT: Self = Self(1003);
     /// Another process holds it.
     pub const LOCKED: Self = Self(1101);
     /// It belongs to another agent, or a newer session took over.

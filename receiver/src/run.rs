@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  start   lock DIR → catalog → groups (recovery) → control socket → QUIC → ready
-//!  stop    QUIC closed, sessions end → control socket gone → images stop → writers drain, note the clean stop
+//!  stop    QUIC closed, sessions end → exports and mounts end → control socket gone → images stop → writers drain, note the clean stop
 //! ```
 
 use std::net::SocketAddr;
@@ -20,8 +20,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use crate::catalog::{Catalog, StoreDir, StoreId};
-use crate::control::{self, App, socket};
+use crate::control::{self, App, Running, socket};
+use crate::drill::{Drills, Stage, stage_dir};
 use crate::error::{Error, Result};
+use crate::export::{Holdings, Scratch, scratch_dir};
 use crate::group::Groups;
 use crate::retention::{Retention, Wanted, read_clocks};
 use crate::session::Sessions;
@@ -74,7 +76,17 @@ pub async fn serve(
     let endpoint = link::server_endpoint(&identity, listen)?;
     let listen = endpoint.local_addr()?;
     let (stop_control, stopped) = oneshot::channel::<()>();
-    let router = control::router(App { groups: Arc::clone(&groups), retention: Arc::clone(&retention), id, listen });
+    let holdings = Holdings::default();
+    let app = App {
+        groups: Arc::clone(&groups),
+        holdings: holdings.clone(),
+        drills: Drills::open(groups.catalog().dir().path())?,
+        running: Running::default(),
+        retention: Arc::clone(&retention),
+        id,
+        listen,
+    };
+    let router = control::router(app);
     let control = tokio::spawn(async move {
         let until = async { drop(stopped.await) };
         axum::serve(listener, router).with_graceful_shutdown(until).await
@@ -89,13 +101,14 @@ pub async fn serve(
     shutdown.await;
     info!("stopping");
     end_sessions(&endpoint, accept).await;
+    end("what is exported and mounted", tokio::spawn(async move { holdings.stop().await })).await;
     // Its receiver is gone only if the API has ended by itself.
     let _ = stop_control.send(());
     // While somebody answers: who finds it dead may replace it.
     drop(socket);
     end("the control socket", control).await;
     keeper.abort();
-    retention.stop(&cleaning);
+    retention.stop();
     // Its writers are asked to help until it has ended.
     let cleaned = tokio::task::spawn_blocking(move || cleaning.join().is_ok());
     end("retention", cleaned).await;
@@ -107,6 +120,8 @@ pub async fn serve(
 async fn open(dir: PathBuf, images: bool) -> Result<(Arc<Groups>, Identity)> {
     let opened = tokio::task::spawn_blocking(move || {
         let dir = StoreDir::open(&dir, StoreId(link::random()))?;
+        Scratch::clear(&scratch_dir(dir.path()))?;
+        Stage::clear(&stage_dir(dir.path()));
         let identity = Identity::open(&dir.path().join("identity"))?;
         let groups = Groups::open(Catalog::open(dir)?, images)?;
         Ok((Arc::new(groups), identity))

@@ -4,11 +4,14 @@ mod allow;
 mod completions;
 mod demo;
 mod diff;
+mod drill;
 mod explain;
+mod export;
 mod invite;
 mod join;
 mod man;
 mod mark;
+mod mount;
 mod points;
 mod protect;
 mod restore;
@@ -23,6 +26,7 @@ use std::path::PathBuf;
 use agent::priority;
 use jiff::Zoned;
 use journal::failpoint;
+use receiver::when::When;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -31,7 +35,6 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::error::Failure;
 use crate::output::Output;
-use crate::when::When;
 
 /// The exit status, or the failure that holds it.
 pub(crate) type Outcome = Result<u8, Failure>;
@@ -61,7 +64,11 @@ pub(crate) fn run(cli: Cli, out: Output) -> Outcome {
         Verb::Allow(args) => wait(allow::run(&context, &args)),
         Verb::Restore(args) => wait(restore::run(&context, &args)),
         Verb::Rollback(args) => wait(rollback::run(&context, &args)),
+        Verb::Drill(args) => wait(drill::run(&context, &args)),
         Verb::Diff(args) => wait(diff::run(&context, &args)),
+        Verb::Export(args) => wait(export::run(&context, &args)),
+        Verb::Mount(args) => wait(mount::run(&context, &args)),
+        Verb::Unmount(args) => mount::run_unmount(&context, &args),
         Verb::Retention(args) => wait(retention::run(&context, &args)),
         Verb::Verify(args) => wait(verify::run(&context, &args)),
         Verb::Completions(args) => completions::run(&context, &args),
@@ -91,7 +98,10 @@ impl Context {
 
     /// An instant, in the text form of the control API.
     pub(crate) fn when(&self, text: &str) -> Result<String, Failure> {
-        When::parse(text, &Zoned::now()).map(|when| when.to_string())
+        let when = When::parse(text, &Zoned::now()).map(|when| when.to_string());
+        when.map_err(|error| {
+            Failure::from_document(&error.json()).unwrap_or_else(|| Failure::caused("cannot read a time", &error))
+        })
     }
 
     /// A verb that changes something and has no plan to show cannot honour `--dry-run`: it must not ignore it.
@@ -123,7 +133,7 @@ impl Context {
 }
 
 /// SIGTERM or SIGINT: a clean stop of what runs in the foreground.
-fn stopped() -> Result<impl Future<Output = ()>, Failure> {
+pub(crate) fn stopped() -> Result<impl Future<Output = ()>, Failure> {
     let failed = |error| Failure::caused("cannot wait for signals", &error);
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;

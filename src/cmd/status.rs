@@ -9,7 +9,7 @@ use crate::args::Status;
 use crate::client::Client;
 use crate::error::Failure;
 use crate::names::Name;
-use crate::output::{Output, list, number, text};
+use crate::output::{Output, list, number, point, text};
 use crate::units::{bytes, parse_duration, seconds};
 
 pub(super) async fn run(context: &Context, args: &Status) -> Outcome {
@@ -186,8 +186,42 @@ fn block(out: &Output, group: &Value) -> String {
         about.extend(text(volume, "image").map(|image| format!("image {image}{held}")));
         lines.push(format!("  volume  {}: {}", text(volume, "name").unwrap_or("?"), about.join(", ")));
     }
+    lines.extend(
+        group.get("last_drill").filter(|drill| drill.is_object()).map(|drill| format!("  drill   {}", drilled(drill))),
+    );
+    lines.extend(list(group, "exports").iter().map(|export| format!("  {}", exported(export))));
     lines.extend(number(group, "gaps_total").filter(|&gaps| gaps > 0).map(|gaps| format!("  gaps    {gaps}")));
     lines.join("\n")
+}
+
+/// The last drill: how it went, how long it took, of which point.
+fn drilled(drill: &Value) -> String {
+    let took = |key: &str| drill.get("rto").and_then(|rto| rto.get(key)).and_then(Value::as_f64).map(seconds);
+    let ok = drill.get("ok").and_then(Value::as_bool) == Some(true);
+    let mut about = vec![if ok { "passed".to_owned() } else { "FAILED".to_owned() }];
+    about.extend(took("open_seconds").map(|took| format!("open after {took}")));
+    about.extend(took("command_seconds").map(|took| format!("command {took}")));
+    let at = point(drill.get("point").unwrap_or(&Value::Null));
+    format!("{} at {}, of {at}", about.join(", "), text(drill, "time").unwrap_or("?"))
+}
+
+/// A view that is held: where, which, how long, by how many.
+fn exported(export: &Value) -> String {
+    let place = text(export, "where").unwrap_or("?");
+    let kind = if text(export, "kind") == Some("mount") { "mount " } else { "export" };
+    let Some(at) = export.get("point").filter(|at| at.is_object()) else { return format!("{kind}  {place}") };
+    let held = seconds(export.get("held_seconds").and_then(Value::as_f64).unwrap_or(0.0));
+    let clients = match number(export, "clients") {
+        Some(1) => "1 client".to_owned(),
+        clients => format!("{} clients", clients.unwrap_or(0)),
+    };
+    let mut about = vec![format!("held for {held}"), clients];
+    let scratch = |key: &str| export.get("scratch").and_then(|scratch| number(scratch, key)).map(bytes);
+    if let (Some(used), Some(limit)) = (scratch("bytes"), scratch("limit_bytes")) {
+        about.push(format!("{used} of {limit} changed"));
+    }
+    let volume = text(export, "volume").unwrap_or("?");
+    format!("{kind}  {volume} as of {} at {place}: {}", point(at), about.join(", "))
 }
 
 #[cfg(test)]
@@ -249,11 +283,16 @@ mod tests {
             "lag": {"p50_seconds": 0.001, "p99_seconds": 0.004, "max_seconds": 0.01},
             "window": {"from": "A", "to": "B"}, "spool": {"bytes": 0, "limit_bytes": 8_589_934_592_u64},
             "limit_bytes_per_second": 419_430_400, "store_bytes": 1024, "volumes": [{"name": "db", "size_bytes": 4096, "tracker": "tap", "image": null}],
+            "exports": [
+                {"kind": "mount", "where": "/mnt/t", "volume": null, "point": null},
+                {"kind": "nbd", "where": "unix:/t", "volume": "db", "point": {"seq": 7, "time": "T", "class": "write", "mark": null},
+                 "held_seconds": 2.0, "clients": 1, "scratch": {"bytes": 4096, "limit_bytes": 8192}}],
             "gaps_total": 1}]});
         assert_eq!(
             table(&out, &document),
             "db  live  rpo 250.0 ms\n  lag     p50 1.0 ms, p99 4.0 ms, max 10.0 ms\n  window  A … B\n  \
-             spool   0 B of 8.0 GiB\n  limit   400.0 MiB/s\n  store   1.0 KiB\n  volume  db: 4.0 KiB, tap\n  gaps    1"
+             spool   0 B of 8.0 GiB\n  limit   400.0 MiB/s\n  store   1.0 KiB\n  volume  db: 4.0 KiB, tap\n  mount   /mnt/t\n  \
+             export  db as of T (seq 7, write) at unix:/t: held for 2.0 s, 1 client, 4.0 KiB of 8.0 KiB changed\n  gaps    1"
         );
     }
 }

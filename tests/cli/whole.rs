@@ -246,6 +246,16 @@ fn documents_have_the_keys_that_programs_rely_on() {
     has_keys(&differ, &["schema", "from.seq", "from.time", "to.seq", "to.time", "bytes", "blocks", "extents_total"]);
     has_keys(&differ, &["extents.*.offset_bytes", "extents.*.length_bytes", "volumes.*.name", "volumes.*.bytes"]);
     assert_eq!(differ["extents"], json!([{"offset_bytes": 4096, "length_bytes": 8192, "volume": "data"}]));
+    assert_eq!(machine.good(&["status"])["groups"][0]["last_drill"], Value::Null);
+    if Path::new("/dev/fuse").exists() {
+        let drill =
+            ["drill", "db", "--at", "latest", "--run", "test -s \"$BACKSPOOL_IMAGE\" && test -n \"$BACKSPOOL_NBD\""];
+        let drilled = machine.good(&drill);
+        let keys =
+            ["command_status", "rto.open_seconds", "rto.command_seconds", "ok", "time", "command", "why", "volume"];
+        has_keys(&drilled, &[&["schema"], &keys[..], &POINT[..]].concat());
+        has_keys(&machine.good(&["status"])["groups"][0]["last_drill"], &[&keys[..], &POINT[..]].concat());
+    }
     assert_eq!(machine.good(&["status"])["groups"][0]["last_verified"], Value::Null);
     let verified = machine.good(&["verify", "db"]);
     assert!(machine.good(&["status"])["groups"][0]["last_verified"].is_string());

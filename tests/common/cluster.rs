@@ -264,6 +264,13 @@ impl Cluster {
         call(&self.args(&args))
     }
 
+    /// Starts a verb that the receiver serves until it is stopped; what it says of itself is in `serving.log`.
+    pub(crate) fn serve(&self, args: &[&str]) -> Process {
+        let socket = self.socket();
+        let args = [words(args), words(&["--socket".as_ref(), socket.as_os_str()])].concat();
+        Process::start(&self.path("serving.log"), &self.args(&args))
+    }
+
     /// What the agent says by itself of a group.
     pub(crate) fn agent_status(&self) -> Value {
         self.status_of(&self.state)

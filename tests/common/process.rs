@@ -108,6 +108,14 @@ impl Process {
         exit.code().unwrap_or(-1)
     }
 
+    /// Its exit status, once it has ended by itself.
+    #[track_caller]
+    pub(crate) fn wait(&mut self) -> i32 {
+        let Self { child, log, .. } = self;
+        let exit = wait_for("ended", || child.try_wait().unwrap(), || last_words(log));
+        exit.code().unwrap_or(-1)
+    }
+
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
     }

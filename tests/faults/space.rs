@@ -264,6 +264,38 @@ fn a_receiver_without_room_keeps_what_it_has_and_goes_on_later() {
     cluster.stop_receiver();
 }
 
+/// A store that history has filled to the brim: what retention lets go makes room, and all that was refused comes in.
+#[test]
+fn cleaning_makes_room_on_a_full_disk() {
+    let mut cluster = Cluster::new();
+    blank(&cluster.path("disk.img"), 384 << 20);
+    let Some(disk) = Loop::on(&cluster.path("disk.img")) else { return };
+    let mounted = Mounted::ext4(&disk.device, cluster.path("mnt"));
+    cluster.store = mounted.dir.join("store");
+    fs::write(&cluster.source, random(1, SIZE)).unwrap();
+    cluster.begin();
+    cluster.settle();
+    cluster.mark("before");
+    let before = cluster.image("mark:before");
+    write_until(&cluster, "full", || cluster.state() == "stopped");
+    let filler = fill(&mounted.dir);
+    let gaps = cluster.gaps().len();
+    let full = cluster.status()["store_bytes"].as_u64().unwrap();
+
+    let short = ["retention", "db", "--every-write", "1s", "--every-minute", "0", "--hourly", "0", "--yes"];
+    cluster.ask(&short).document();
+    let is_smaller = || (cluster.status()["store_bytes"].as_u64().unwrap() < full / 2).then_some(());
+    wait_for("cleaned", is_smaller, || cluster.words());
+    cluster.settle();
+    assert_eq!(cluster.gaps().len(), gaps, "all of it was kept by the agent");
+    cluster.assert_same();
+    assert!(cluster.image("mark:before") == before);
+    assert_eq!(cluster.ask(&["verify", "db"]).document()["ok"], true);
+    fs::remove_file(filler).unwrap();
+    cluster.stop_agent();
+    cluster.stop_receiver();
+}
+
 /// What both ways to a full spool have in common: a gap, and back by itself.
 #[track_caller]
 fn tracks(mut cluster: Cluster) {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::common::cluster::{Cluster, at};
 use crate::common::judged::is_in_gap;
 use crate::common::tools::{Fuse, Loop, Mounted, run};
+use crate::common::wait_for;
 
 const VOLUME_BYTES: u64 = 96 << 20;
 
@@ -24,12 +25,38 @@ impl Disk {
         fs::File::create(&cluster.source).unwrap().set_len(VOLUME_BYTES).unwrap();
         cluster.begin();
         cluster.settle();
-        let uri = format!("nbd+unix:///?socket={}", cluster.path("tap.sock").display());
-        let fuse = Fuse::mount(&uri, &cluster.path("fuse"), &cluster.path("fuse.pid"));
-        let device = Loop::on(&fuse.file).expect("a loop device");
-        run(&["mkfs.ext4", "-q", device.device.to_str().unwrap()]);
-        let mounted = Mounted::new(&device.device, cluster.path("mounted"), "commit=1");
-        Self { mounted: Some(mounted), device: Some(device), fuse: Some(fuse), cluster }
+        let mut disk = Self { mounted: None, device: None, fuse: None, cluster };
+        run(&["mkfs.ext4", "-q", disk.attach().to_str().unwrap()]);
+        disk.put_in_use();
+        disk
+    }
+
+    /// The tap as a block device.
+    fn attach(&mut self) -> PathBuf {
+        let uri = format!("nbd+unix:///?socket={}", self.cluster.path("tap.sock").display());
+        let fuse = Fuse::mount(&uri, &self.cluster.path("fuse"), &self.cluster.path("fuse.pid"));
+        let device = self.device.insert(Loop::on(&fuse.file).expect("a loop device")).device.clone();
+        self.fuse = Some(fuse);
+        device
+    }
+
+    fn put_in_use(&mut self) {
+        let device = &self.device.as_ref().unwrap().device;
+        self.mounted = Some(Mounted::new(device, self.cluster.path("mounted"), "commit=1"));
+    }
+
+    /// Unmounted and detached, the source goes back to that instant by itself, or as these words say; then it is in use again.
+    #[track_caller]
+    pub(crate) fn go_back(&mut self, how: &[&str]) {
+        self.cluster.allow();
+        let refused = self.cluster.go_back(how);
+        refused.refused(11, "attached to the tap");
+        (self.mounted, self.device, self.fuse) = (None, None, None);
+        let gone = || (self.cluster.agent_status()["clients"] == 0).then_some(());
+        wait_for("detached", gone, || self.cluster.words());
+        self.cluster.go_back(how).document();
+        self.attach();
+        self.put_in_use();
     }
 
     pub(crate) fn mounted(&self) -> &Mounted {

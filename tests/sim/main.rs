@@ -16,6 +16,7 @@
 )]
 
 mod agent;
+mod base;
 mod client;
 mod disk;
 mod events;

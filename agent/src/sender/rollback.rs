@@ -54,7 +54,12 @@ pub(super) async fn serve((mut writer, mut reader): Streams, groups: Vec<Arc<Gro
     match rollback(group, &asked, &mut writer, &mut reader).await {
         Ok(()) => {}
         Err(End::Denied(Denied { reason, text })) => {
-            tracing::warn!(group = group.name(), ?reason, text, "the sources are not taken back");
+            // To go on is asked again and again until it is the time.
+            if asked.goes_on && matches!(reason, NoRollback::NotLive | NoRollback::Busy) {
+                tracing::debug!(group = group.name(), ?reason, text, "the sources are not taken back yet");
+            } else {
+                tracing::warn!(group = group.name(), ?reason, text, "the sources are not taken back");
+            }
             writer.send(&Message::RollbackRefused { reason, text }).await?;
         }
         // The connection's end shows elsewhere.
@@ -80,7 +85,11 @@ async fn rollback(
     let opening = asked.clone();
     let ready = blocking(&turn, move |turn| turn.shut(&opening)).await?;
     let seq = ready.seq.ok_or_else(|| Denied::new(NoRollback::NotLive, "nothing was captured yet"))?;
-    turn.heard(seq).await?;
+    tokio::select! {
+        heard = turn.heard(seq) => heard?,
+        // A receiver that does not want to wait so long: clients are let in again.
+        said = reader.next() => return said?.map_or(Ok(()), |said| Err(unexpected(said).into())),
+    }
     writer.send(&Message::RollbackReady { seq, clients: ready.clients }).await?;
     let Some(bytes) = plan(asked, reader).await? else { return Ok(()) };
     let opening = asked.clone();

@@ -71,6 +71,11 @@ impl Manifest {
         Ok(())
     }
 
+    /// How many entries it has.
+    pub(super) fn len(&self) -> u64 {
+        self.next
+    }
+
     /// Writes it anew with only these entries behind its header.
     pub(super) fn rewrite(&mut self, disk: &dyn Disk, entropy: Entropy, entries: &[ManifestEntry]) -> Result<()> {
         let header = ManifestEntry::Header { salt: Salt(entropy()) };

@@ -30,6 +30,7 @@ pub(crate) use replace::CompactedWriter;
 pub use replace::{Compacted, remove_replaced};
 pub use segment::{Segment, SegmentState};
 
+use crate::codec::Stopped;
 use crate::disk::Disk;
 use crate::index::Footer;
 use crate::retention::Kept;
@@ -74,6 +75,8 @@ pub struct Log {
     lost_bases: BTreeMap<ResyncId, Vec<SegmentNo>>,
     /// Where history was thinned, and what is left there.
     kept: Option<Arc<Kept>>,
+    /// The last clean stop, as long as nothing else says what was promised by it.
+    last_stop: Option<Stopped>,
     /// The list that says so.
     list: Option<SegmentNo>,
     /// What is left there cannot be read.

@@ -102,6 +102,7 @@ impl Log {
             lacks_room: false,
             lost_bases: BTreeMap::new(),
             kept: None,
+            last_stop: named.last_stop,
             list: None,
             lost_points: false,
             changed: false,

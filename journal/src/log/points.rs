@@ -81,6 +81,7 @@ impl Log {
                 return Err(Error::invalid("points that are gone do not come back"));
             }
         }
+        self.shorten_manifest()?;
         self.use_number(list.number)?;
         let entry = ManifestEntry::Thinned(Thinned { list: list.number, upto: new.upto });
         let named = self.manifest.append(entry).and_then(|()| failpoint::reached(Step::HistoryThinned));
@@ -106,15 +107,12 @@ impl Opening {
             named.next = named.next.max(last.0 + 1);
         }
         let group = self.options.group;
-        let is_compacted = |(created, _): &&(crate::codec::SegmentCreated, _)| created.place != created.number;
-        let compacted = named.segments.values().filter(is_compacted);
-        let ends = compacted.filter_map(|(created, sealed)| match created.first {
-            Some(_) => sealed.and_then(|sealed| sealed.end),
-            None => None,
-        });
-        let cleaned = ends.max();
+        // X is where a sealed segment ends: without its list all of them may have been thinned.
+        let is_cleaned = named.segments.values().any(|(created, _)| created.place != created.number);
+        let ends = named.segments.values().filter_map(|(_, sealed)| sealed.and_then(|sealed| sealed.end));
+        let cleaned = ends.max().filter(|_| is_cleaned);
         let wanted = named.thinned.map(|thinned| thinned.list);
-        if wanted.is_none() && !self.read_only {
+        if wanted.is_none() && !self.read_only && !is_cleaned {
             return self.remove_strays(&lists, None).map(|()| None);
         }
         let mut why = String::new();

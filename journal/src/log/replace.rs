@@ -1,20 +1,25 @@
 //! Puts a compacted segment into the place of those that it stands for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Log;
 use super::header::resync_of;
+use super::named::Named;
 use super::segment::{Segment, SegmentState, Stamp, Writer};
 use crate::codec::{
     ManifestEntry, REPLACED_MAX, Replaced, SEGMENT_HEADER_BYTES, SegmentCreated, SegmentHeader, SegmentKind,
-    SegmentSealed,
+    SegmentSealed, Thinned,
 };
 use crate::disk::{Disk, Open};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failpoint::{self, Step};
 use crate::frame::Frame;
 use crate::index::{Builder, Ending, Footer};
-use crate::types::{ChainHead, FrameNo, SegmentNo, SessionId, WallTime};
+use crate::types::{ChainHead, FrameNo, ResyncId, SegmentNo, Seq, SessionId, WallTime};
+
+/// Entries of a manifest that may mean nothing any more, besides some for each segment.
+const MANIFEST_SPARE: u64 = if cfg!(test) { 64 } else { 4096 };
 
 /// A compacted segment that is durable, and that no manifest names yet.
 #[derive(Debug)]
@@ -107,6 +112,37 @@ impl Log {
         known.ok_or_else(|| Error::invalid("what was made for a journal that has been opened anew"))
     }
 
+    /// Writes the manifest anew once most of its entries mean nothing any more.
+    pub(super) fn shorten_manifest(&mut self) -> Result<()> {
+        if self.manifest.len() < MANIFEST_SPARE + 8 * self.segments.len() as u64 {
+            return Ok(());
+        }
+        // A file that it calls dropped has to be gone before it forgets that: frames that nobody names would be damage.
+        let gone = self.forgotten_are_gone();
+        if !self.close_on_error(gone)? {
+            return Ok(());
+        }
+        let mut named = Named { next: self.next.0, last_stop: self.last_stop, ..Named::default() };
+        let kept = self.kept.as_ref().zip(self.list);
+        named.thinned = kept.map(|(kept, list)| Thinned { list, upto: kept.upto });
+        for (place, segment) in &self.segments {
+            let (resync, first) = chain_of(&segment.header);
+            let (number, salt) = (segment.header.number, segment.header.salt);
+            let created = SegmentCreated { number, salt, resync, first, place: *place };
+            named.segments.insert(*place, (created, segment.sealed));
+        }
+        let written = self.manifest.rewrite(&*self.disk, self.entropy, &named.current());
+        self.close_on_error(written)
+    }
+
+    fn forgotten_are_gone(&self) -> Result<bool> {
+        self.disk.sync_dir()?;
+        let known: BTreeSet<SegmentNo> = self.segments.values().map(|segment| segment.header.number).collect();
+        let there = self.disk.list()?;
+        let mut numbers = there.iter().filter_map(|name| SegmentNo::of_file(name));
+        Ok(numbers.all(|number| known.contains(&number) || self.taken.contains(&number)))
+    }
+
     /// Lets a compacted segment stand for the old ones: with one entry of the manifest. The names of the files that are of no use any more;
     /// readers may still have them open. A crash before they are removed leaks space until the next open.
     ///
@@ -132,13 +168,11 @@ impl Log {
         if !is_same {
             return Err(Error::invalid("what was compacted is not there any more as it was"));
         }
+        self.shorten_manifest()?;
         self.use_number(header.number)?;
         let mut numbers = [SegmentNo(0); REPLACED_MAX];
         numbers.iter_mut().zip(&old).for_each(|(to, from)| *to = *from);
-        let (resync, first) = match header.kind {
-            SegmentKind::Live { first } => (None, Some(first)),
-            SegmentKind::Base { resync } => (Some(resync), None),
-        };
+        let (resync, first) = chain_of(&header);
         let created = SegmentCreated { number: header.number, salt: header.salt, resync, first, place: header.place() };
         let entry = ManifestEntry::Replaced(Replaced { created, sealed, numbers });
         let named = self.manifest.append(entry).and_then(|()| failpoint::reached(Step::SegmentReplaced));
@@ -147,6 +181,13 @@ impl Log {
         self.segments.insert(header.place(), Arc::new(segment));
         self.changed = true;
         Ok(old.iter().map(|number| number.file_name()).collect())
+    }
+}
+
+fn chain_of(header: &SegmentHeader) -> (Option<ResyncId>, Option<Seq>) {
+    match header.kind {
+        SegmentKind::Live { first } => (None, Some(first)),
+        SegmentKind::Base { resync } => (Some(resync), None),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::cache::IndexCache;
 use super::version::span;
-use crate::codec::RunKind;
+use crate::codec::{RunKind, RunSource};
 use crate::error::Result;
 use crate::index::{Entry, Footer, MergedRun, Page, Query, Work};
 use crate::log::{Segment, SegmentState};
@@ -106,9 +106,13 @@ impl Indexes {
     ) -> Self {
         let all = live.iter().map(Indexed::live).chain(bases.iter().map(|(base, sealed)| Indexed::base(base, *sealed)));
         let mut loose: HashMap<SegmentNo, Indexed> = all.map(|known| (known.segment.header.number, known)).collect();
-        let mut runs: Vec<&Arc<MergedRun>> = runs.iter().filter(|run| !run.is_spoilt()).collect();
-        runs.sort_by_key(|run| Reverse((run.sources().len(), run.number())));
-        let mut places: Vec<Place> = runs.into_iter().filter_map(|run| Place::of_run(run, &mut loose)).collect();
+        // Those that cover most of what there is; of equals the newer one, which was made to replace the other.
+        let covers =
+            |run: &MergedRun| run.sources().iter().filter(|source| covered(run, source, &loose).is_some()).count();
+        let good = runs.iter().filter(|run| !run.is_spoilt());
+        let mut good: Vec<(usize, &Arc<MergedRun>)> = good.map(|run| (covers(run), run)).collect();
+        good.sort_by_key(|(count, run)| Reverse((*count, run.number())));
+        let mut places: Vec<Place> = good.into_iter().filter_map(|(_, run)| Place::of_run(run, &mut loose)).collect();
         places.extend(loose.into_values().map(Place::of_segment));
         places.sort_by_key(|place| Reverse((place.until, place.from)));
         Self { places, is_writable }
@@ -160,18 +164,23 @@ impl Indexes {
     }
 }
 
+/// The segment that a run covers, if it is there as it was: a run proves itself by the salts and ends of its segments.
+fn covered<'s>(run: &MergedRun, source: &RunSource, segments: &'s HashMap<SegmentNo, Indexed>) -> Option<&'s Indexed> {
+    let is_it = |known: &&Indexed| {
+        let Segment { header, sealed, state, .. } = &*known.segment;
+        known.kind == run.kind()
+            && header.salt == source.salt
+            && sealed.is_some_and(|sealed| sealed.head == source.head)
+            && !matches!(state, SegmentState::Damaged(_))
+    };
+    segments.get(&source.number).filter(is_it)
+}
+
 impl Place {
-    /// A run as far as it covers what no other place does; it proves itself by the salts and ends of its segments.
+    /// A run as far as it covers what no other place does.
     fn of_run(run: &Arc<MergedRun>, loose: &mut HashMap<SegmentNo, Indexed>) -> Option<Self> {
-        let mut claim = |source: &crate::codec::RunSource| {
-            let is_it = |known: &&Indexed| {
-                let Segment { header, sealed, state, .. } = &*known.segment;
-                known.kind == run.kind()
-                    && header.salt == source.salt
-                    && sealed.is_some_and(|sealed| sealed.head == source.head)
-                    && !matches!(state, SegmentState::Damaged(_))
-            };
-            loose.get(&source.number).filter(is_it)?;
+        let mut claim = |source: &RunSource| {
+            covered(run, source, loose)?;
             loose.remove(&source.number)
         };
         let sources: Vec<Option<Indexed>> = run.sources().iter().map(&mut claim).collect();

@@ -48,6 +48,8 @@ pub struct Merger {
     tidied: Option<Arc<Indexes>>,
     /// The highest number of a run so far: none is given twice.
     last: RunNo,
+    /// What was handed over last, until it is seen to be of use.
+    made: Option<RunNo>,
     /// Neither the index nor the frames can be read.
     unreadable: BTreeSet<SegmentNo>,
 }
@@ -80,7 +82,18 @@ impl Merger {
     pub fn with_fan_in(disk: Arc<dyn Disk>, group: GroupId, entropy: Entropy, fan_in: usize) -> Self {
         let fan_in = fan_in.max(2);
         let unreadable = BTreeSet::new();
-        Self { disk, group, entropy, fan_in, merging: None, done: None, tidied: None, last: RunNo(0), unreadable }
+        Self {
+            disk,
+            group,
+            entropy,
+            fan_in,
+            merging: None,
+            done: None,
+            tidied: None,
+            last: RunNo(0),
+            made: None,
+            unreadable,
+        }
     }
 
     /// Goes on a little for the newest version. A merge begins only if `has_room` for so many bytes.
@@ -112,7 +125,7 @@ impl Merger {
                 return Ok(Merging::Goes);
             }
             let Some((merge, number)) = self.merging.take() else { return Ok(Merging::Goes) };
-            merge.finish(&*self.disk)?;
+            self.made = Some(merge.finish(&*self.disk)?);
             return Ok(Merging::Renew(Some(Arc::new(MergedRun::open(&*self.disk, number, self.group)?))));
         }
         if indexes.runs().any(|run| run.is_spoilt()) {
@@ -125,6 +138,11 @@ impl Merger {
             return Ok(Merging::Goes);
         }
         if is_same(&self.done) {
+            return Ok(Merging::Idle);
+        }
+        // What covers nothing that others do not would be made again and again: not before something else is there.
+        if self.made.take().is_some_and(|made| !indexes.runs().any(|run| run.number() == made)) {
+            self.done = Some(indexes.clone());
             return Ok(Merging::Idle);
         }
         let Some(plan) = self.plan(indexes) else {

@@ -19,6 +19,8 @@ use crate::types::{ResyncId, Sectors, Seq, VolumeNo, VolumeUuid, WallTime};
 pub struct Timeline {
     events: Vec<Event>,
     stretches: Vec<Stretch>,
+    /// Where history was thinned, and what is left there.
+    kept: Option<Arc<Kept>>,
     rollbacks: Vec<Rollback>,
     /// Where and when one, or one that was gone on with, ended a stretch; and where it was to go.
     interrupted: Vec<(Seq, WallTime, Seq)>,
@@ -26,8 +28,6 @@ pub struct Timeline {
     whole: bool,
     /// The last rollback is not over.
     rolling: bool,
-    /// Where history was thinned, and what is left there.
-    kept: Option<Arc<Kept>>,
 }
 
 /// The sources of a group were taken back to another point, or are being.
@@ -107,6 +107,22 @@ impl Timeline {
         self.events.push(event);
     }
 
+    /// History was thinned: marks that are no points any more are forgotten.
+    pub(super) fn thin(&mut self, kept: &Arc<Kept>) {
+        self.events.retain(|event| !matches!(event.record.body, Body::Mark(_)) || kept.offers(event.seq));
+        self.kept = Some(Arc::clone(kept));
+    }
+
+    /// Where history was thinned, and what is left there.
+    pub fn kept(&self) -> Option<&Arc<Kept>> {
+        self.kept.as_ref()
+    }
+
+    /// Whether `seq`, if there is such a place, is a point that is offered.
+    pub fn is_point(&self, seq: Seq) -> bool {
+        self.stretch_of(seq).is_some() && self.kept.as_ref().is_none_or(|kept| kept.offers(seq))
+    }
+
     /// One goes on, perhaps elsewhere, until there have been points again. And it goes on when it was over, and its agent had not heard that:
     /// then no state before was marked, as it is for each that is begun.
     fn begin_rollback(&mut self, seq: Seq, time: WallTime, target: Seq) {
@@ -163,22 +179,6 @@ impl Timeline {
     /// The one that is not over.
     pub fn unfinished(&self) -> Option<&Rollback> {
         self.rollbacks.last().filter(|_| self.rolling)
-    }
-
-    /// History was thinned: marks that are no points any more are forgotten.
-    pub(super) fn thin(&mut self, kept: &Arc<Kept>) {
-        self.events.retain(|event| !matches!(event.record.body, Body::Mark(_)) || kept.offers(event.seq));
-        self.kept = Some(Arc::clone(kept));
-    }
-
-    /// Where history was thinned, and what is left there.
-    pub fn kept(&self) -> Option<&Arc<Kept>> {
-        self.kept.as_ref()
-    }
-
-    /// Whether `seq`, if there is such a place, is a point that is offered.
-    pub fn is_point(&self, seq: Seq) -> bool {
-        self.stretch_of(seq).is_some() && self.kept.as_ref().is_none_or(|kept| kept.offers(seq))
     }
 
     /// The stretch that goes on, if one does.

@@ -4,8 +4,11 @@
 //! `{"event":"progress",…}`, and at last its result or an error.
 
 mod diff;
+mod drill;
+mod export;
 mod invite;
 mod mark;
+mod mount;
 mod points;
 mod read;
 mod reply;
@@ -30,14 +33,24 @@ use journal::store::{View, VolumeInfo};
 use journal::wire::ReceiverId;
 use serde::de::DeserializeOwned;
 
+use crate::drill::Drills;
 use crate::error::{Code, Error, Result};
+use crate::export::Holdings;
 use crate::group::Groups;
 use crate::retention::Retention;
+pub(crate) use drill::Running;
+pub(crate) use reply::point;
 
 /// What handlers work with.
 #[derive(Clone, Debug)]
 pub(crate) struct App {
     pub(crate) groups: Arc<Groups>,
+    /// What is exported and mounted.
+    pub(crate) holdings: Holdings,
+    /// What came of drills.
+    pub(crate) drills: Drills,
+    /// Those that run.
+    pub(crate) running: Running,
     pub(crate) retention: Arc<Retention>,
     /// Who this receiver is.
     pub(crate) id: ReceiverId,
@@ -58,6 +71,11 @@ pub(crate) fn router(app: App) -> Router {
         .route("/v1/rollback", post(rollback::rollback))
         .route("/v1/diff", post(diff::diff))
         .route("/v1/verify", post(verify::verify))
+        .route("/v1/export", post(export::export))
+        .route("/v1/drill", post(drill::drill))
+        .route("/v1/drilled", post(drill::drilled))
+        .route("/v1/mount", post(mount::mount))
+        .route("/v1/release", post(export::release))
         .with_state(app)
 }
 

@@ -39,7 +39,7 @@ impl IntoResponse for Error {
 }
 
 /// A point as programs read it.
-pub(super) fn point(point: &PointInfo) -> Value {
+pub(crate) fn point(point: &PointInfo) -> Value {
     json!({
         "seq": point.seq.number(), "time": rfc3339(point.time), "class": point.class.name(), "mark": point.mark,
     })
@@ -64,6 +64,17 @@ impl Lines {
     /// Whether nobody listens any more.
     pub(super) fn is_deserted(&self) -> bool {
         self.sender.is_closed()
+    }
+
+    /// Waits until nobody listens any more.
+    pub(super) async fn deserted(&self) {
+        self.sender.closed().await;
+    }
+
+    /// Something that must not be missed.
+    pub(super) async fn event(&mut self, line: Value) {
+        // Who asked may have gone.
+        let _ = self.sender.send(Ok(Bytes::from(format!("{line}\n")))).await;
     }
 
     /// What will be done; `details` are the plan's own.

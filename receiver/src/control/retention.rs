@@ -73,6 +73,7 @@ pub(super) async fn set(State(app): State<App>, body: Bytes) -> Reply {
         if !wanted.is_empty() && !dry_run {
             app.groups.catalog().set_retention(group.id(), &wanted)?;
         }
+        app.retention.wake();
         let mut told = told(&app, &group, new.as_ref())?;
         told["shortens"] = json!(shortens);
         told["applied"] = json!(!dry_run);
@@ -87,7 +88,7 @@ fn left(app: &App, group: &Group, new: &Resolved) -> Result<Option<Value>> {
     let Ok(now) = app.retention.now()? else { return Ok(None) };
     let version = group.library()?.now();
     let horizon = version.covered()?.map(|(from, _)| from);
-    let kept = Cleaner::new(Arc::clone(&version)).thinning(&new.policy(), now, &group.pins().all())?;
+    let kept = Cleaner::new(Arc::clone(&version)).thinning(&new.policy(), now, &group.pins().all(&version))?;
     Ok(kept.map(|kept| {
         let oldest = kept.points.first().map_or(kept.upto_time, |point| point.time);
         json!({"points": kept.points.len(), "every_write_from": rfc3339(kept.upto_time), "horizon": rfc3339(oldest), "horizon_before": horizon.map(rfc3339)})

@@ -39,6 +39,9 @@ impl Api {
         let app = App {
             groups: Arc::clone(&groups),
             retention: Arc::clone(&retention),
+            holdings: Holdings::default(),
+            drills: Drills::open(&dir.path().join("store")).unwrap(),
+            running: Running::default(),
             id: ReceiverId(Pin([2; 32])),
             listen,
         };

@@ -18,12 +18,31 @@ use crate::retention::Cleaned;
 pub(crate) struct Pins {
     /// The replica image's: where it is, where it goes, where it can go back to.
     image: BTreeSet<Seq>,
+    /// Where the sources are to go, before the order says so.
+    source: Option<Seq>,
+}
+
+/// Pins the point that the sources are to go to, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Destination(Group);
+
+impl Drop for Destination {
+    fn drop(&mut self) {
+        self.0.pins().source = None;
+    }
 }
 
 impl Pins {
-    /// All of them.
-    pub(crate) fn all(&self) -> Vec<Seq> {
-        self.image.iter().copied().collect()
+    /// All of them, and what the order as it is in `version` stands on: a rollback of the sources that is not over goes on after a restart, too.
+    pub(crate) fn all(&self, version: &Version) -> Vec<Seq> {
+        let unfinished = version.timeline().unfinished().map(|it| [Some(it.target), it.before]);
+        let places = unfinished.into_iter().flatten().flatten();
+        self.image
+            .iter()
+            .copied()
+            .chain(self.source)
+            .chain(places.filter(|&seq| version.timeline().is_point(seq)))
+            .collect()
     }
 }
 
@@ -50,12 +69,25 @@ impl Group {
     /// The same for a point that was chosen.
     pub(crate) fn pin_point(&self, point: &PointInfo) -> Result<Arc<Version>> {
         let mut pins = self.pins();
+        let version = self.still_offers(point)?;
+        pins.image.insert(point.seq);
+        Ok(version)
+    }
+
+    /// Pins a point that the sources are to go to. For who has the group's turn.
+    pub(crate) fn pin_destination(&self, point: &PointInfo) -> Result<Destination> {
+        let mut pins = self.pins();
+        self.still_offers(point)?;
+        pins.source = Some(point.seq);
+        Ok(Destination(self.clone()))
+    }
+
+    fn still_offers(&self, point: &PointInfo) -> Result<Arc<Version>> {
         let version = self.library()?.now();
         if !version.timeline().is_point(point.seq) {
             let message = format!("{} of {} is no point any more: retention let it go", point.seq, self.name());
             return Err(Error::new(Code::NOT_COVERED, message).hint(format!("backspool points {}", self.name())));
         }
-        pins.image.insert(point.seq);
         Ok(version)
     }
 

@@ -9,11 +9,13 @@
 mod clock;
 mod pass;
 mod policy;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use journal::types::{GroupId, WallTime};
@@ -60,6 +62,8 @@ pub(crate) struct Retention {
     clock: Mutex<Clock>,
     memories: Mutex<HashMap<GroupId, Memory>>,
     stopping: AtomicBool,
+    /// Who is woken when there is news.
+    thread: OnceLock<Thread>,
 }
 
 #[derive(Debug, Default)]
@@ -85,7 +89,15 @@ impl Retention {
         }
         let trusted = Trusted::load(groups.catalog().dir().disk())?;
         let clock = Mutex::new(Clock { trusted, noted: None, why: None });
-        Ok(Self { groups, config, clocks, clock, memories: Mutex::default(), stopping: AtomicBool::new(false) })
+        Ok(Self {
+            groups,
+            config,
+            clocks,
+            clock,
+            memories: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            thread: OnceLock::new(),
+        })
     }
 
     /// Starts the thread.
@@ -98,13 +110,22 @@ impl Retention {
                 std::thread::park_timeout(retention.step());
             }
         };
-        Ok(std::thread::Builder::new().name("retention".to_owned()).spawn(run)?)
+        let handle = std::thread::Builder::new().name("retention".to_owned()).spawn(run)?;
+        self.thread.get_or_init(|| handle.thread().clone());
+        Ok(handle)
     }
 
     /// Ends the thread soon, also in the middle of something.
-    pub(crate) fn stop(&self, thread: &JoinHandle<()>) {
+    pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
-        thread.thread().unpark();
+        self.wake();
+    }
+
+    /// There is something new to do.
+    pub(crate) fn wake(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
     }
 
     fn is_stopping(&self) -> bool {

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use journal::disk::{Disk, FileDisk, Reserve};
+use journal::disk::{Disk, FileDisk, RESERVE_BYTES, Reserve};
 use journal::error::ErrorKind;
 use journal::limits::SEGMENT_BYTES;
 use journal::log::{PointsFile, remove_replaced};
@@ -23,8 +23,10 @@ const YIELD_STEP: Duration = Duration::from_millis(2);
 const YIELD_BYTES: u64 = 1 << 20;
 /// A survey takes no more than this part of the time.
 const SURVEY_PART: u32 = 20;
-/// What is smaller is written on a full disk, too: it makes room.
-const SMALL_BYTES: u64 = 256 * 1024;
+/// What part of a list has to go for a new one.
+const FEW_PART: usize = 50;
+/// What cleaning leaves of the reserve to others, for the moment until it has made room.
+const LEFT_BYTES: u64 = 2 << 20;
 
 /// What is remembered of a group from one look to the next. Losing it costs a survey.
 #[derive(Debug, Default)]
@@ -79,10 +81,15 @@ impl Memory {
         group.note_cleaned(|cleaned| (cleaned.thinned_bytes, cleaned.dead_bytes) = (found.bytes, found.dead_bytes));
         let mut plans = found.plans;
         plans.retain(|plan| plan.numbers().all(|number| !self.unreadable.contains(&number)));
-        let wanted = plans.len();
-        // With little room what needs least goes first: it makes room for the others.
+        // With little room what needs least goes first, and one by one: it makes room for the others.
         plans.sort_by_key(|plan| plan.kept_bytes);
-        plans.retain(|plan| plan.kept_bytes <= SMALL_BYTES || reserve.has_room_for(plan.kept_bytes));
+        let has_room = |plan: &CompactPlan| has_room_for(reserve, plan.kept_bytes);
+        let (mut plans, late): (Vec<_>, Vec<_>) = plans.into_iter().partition(has_room);
+        let wait = late.len();
+        let alone = late.iter().flat_map(CompactPlan::split);
+        let mut alone: Vec<_> = alone.filter(|plan| plan.kept_bytes * 2 <= plan.bytes).collect();
+        alone.sort_by_key(|plan| plan.kept_bytes);
+        plans.extend(alone.into_iter().filter(has_room));
         let mut done = 0;
         let mut rest = plans.as_slice();
         while !rest.is_empty() {
@@ -93,10 +100,9 @@ impl Memory {
                 ControlFlow::Break(()) => return Ok(()),
             }
         }
-        self.surveyed = Some((kept.upto, kept.points.len(), done > 0));
-        if done < wanted && plans.len() < wanted {
-            let message =
-                format!("no room to clean the store of {}: {} of {wanted} steps wait", group.name(), wanted - done);
+        self.surveyed = Some((kept.upto, kept.points.len(), done > 0 || wait > 0));
+        if done == 0 && wait > 0 {
+            let message = format!("no room to clean the store of {}: {wait} steps wait", group.name());
             return Err(Error::new(Code::NO_SPACE, message)
                 .hint("free some space: no history that is promised is given up for it"));
         }
@@ -146,12 +152,21 @@ impl Memory {
 fn thin(group: &Group, disk: &FileDisk, policy: &Policy, now: WallTime) -> Result<()> {
     loop {
         let version = group.library()?.now();
-        let pins = group.pins().all();
+        let pins = group.pins().all(&version);
+        let old = version.timeline().kept().map(Arc::clone);
         let Some(kept) = Cleaner::new(version).thinning(policy, now, &pins)? else { return Ok(()) };
+        // A minute that expires is not worth a list of its own.
+        let known = old.filter(|old| old.upto == kept.upto).map_or(0, |old| old.points.len());
+        let gone = known.saturating_sub(kept.points.len());
+        if known > 0 && gone < known.div_ceil(FEW_PART) {
+            return Ok(());
+        }
         let Kept { upto, points, .. } = &kept;
         let (upto, count) = (*upto, points.len());
         let pinned = group.pins();
-        if !pinned.all().iter().all(|pin| kept.offers(*pin)) {
+        // What has begun meanwhile counts. An image may be held at a place that the journal has lost: that is none to be kept.
+        let newest = group.library()?.now();
+        if pinned.all(&newest).iter().any(|pin| newest.timeline().is_point(*pin) && !kept.offers(*pin)) {
             continue;
         }
         let list = PointsFile::write(disk, group.id(), group.take_number()?, kept)?;
@@ -160,6 +175,12 @@ fn thin(group: &Group, disk: &FileDisk, policy: &Policy, now: WallTime) -> Resul
         info!(group = %group.name(), %upto, points = count, "history is thinned");
         return Ok(());
     }
+}
+
+/// Whether so much can be written, with the reserve if it has to be: more than that is freed right after.
+fn has_room_for(reserve: &Reserve, bytes: u64) -> bool {
+    let kept = if reserve.is_whole() { RESERVE_BYTES } else { 0 };
+    reserve.free_bytes().is_none_or(|free| free.saturating_add(kept) >= bytes.saturating_add(LEFT_BYTES))
 }
 
 /// Removes what was refused. After any other error it may be named already: the journal finds out when it is opened anew.

@@ -95,6 +95,7 @@ pub async fn take_back(group: &Group, asked: Asked, listener: Listener<'_>) -> R
         Ok(course)
     })
     .await?;
+    let _pinned = group.pin_destination(&course.point)?;
     let (mut writer, mut reader) = group.rollback_stream().await?;
     let (name, locked) = mark(time::now());
     let named = (!asked.dry_run && !course.goes_on).then_some(name);

@@ -27,6 +27,8 @@ const FRAME_OF_FILE: u64 = 6 * 1024;
 #[derive(Clone, Debug)]
 pub struct CompactPlan {
     pub(super) segments: Vec<Thinned>,
+    /// Of each segment: versions in it, bytes, what will be left.
+    each: Vec<(usize, u64, u64)>,
     /// Versions in them.
     pub entries: usize,
     /// Bytes of their files.
@@ -46,7 +48,13 @@ impl Cleaner {
             while !rest.is_empty() {
                 let (run, later) = rest.split_at(length().clamp(1, REPLACED_MAX).min(rest.len()));
                 rest = later;
-                plans.push(CompactPlan { segments: run.to_vec(), entries: 0, bytes: 0, kept_bytes: 0 });
+                plans.push(CompactPlan {
+                    segments: run.to_vec(),
+                    each: Vec::new(),
+                    entries: 0,
+                    bytes: 0,
+                    kept_bytes: 0,
+                });
             }
         }
         plans
@@ -54,6 +62,18 @@ impl Cleaner {
 }
 
 impl CompactPlan {
+    /// The same one by one: less has to be written at a time, where there is little room.
+    pub fn split(&self) -> Vec<Self> {
+        let one = |(thinned, &(entries, bytes, kept_bytes)): (&Thinned, &(usize, u64, u64))| Self {
+            segments: vec![thinned.clone()],
+            each: vec![(entries, bytes, kept_bytes)],
+            entries,
+            bytes,
+            kept_bytes,
+        };
+        self.segments.iter().zip(&self.each).map(one).collect()
+    }
+
     /// Which segments it is about.
     pub fn numbers(&self) -> impl Iterator<Item = SegmentNo> + '_ {
         self.segments.iter().map(|thinned| thinned.segment.header.number)
@@ -115,12 +135,14 @@ impl Cleaner {
             found.bytes += shares.iter().map(|share| share.bytes).sum::<u64>();
             found.dead_bytes += shares.iter().map(|share| share.bytes.saturating_sub(share.kept)).sum::<u64>();
             for run in choose(&shares, segment_bytes) {
-                let of_run = shares.get(run.clone()).unwrap_or_default();
+                let of_run = looked.get(run.clone()).unwrap_or_default().iter();
+                let each: Vec<_> = of_run.map(|(share, entries)| (*entries, share.bytes, share.kept)).collect();
                 found.plans.push(CompactPlan {
-                    segments: chain.get(run.clone()).unwrap_or_default().to_vec(),
-                    entries: looked.get(run).unwrap_or_default().iter().map(|(_, entries)| entries).sum(),
-                    bytes: of_run.iter().map(|share| share.bytes).sum(),
-                    kept_bytes: of_run.iter().map(|share| share.kept).sum(),
+                    segments: chain.get(run).unwrap_or_default().to_vec(),
+                    entries: each.iter().map(|(entries, ..)| entries).sum(),
+                    bytes: each.iter().map(|(_, bytes, _)| bytes).sum(),
+                    kept_bytes: each.iter().map(|(.., kept)| kept).sum(),
+                    each,
                 });
             }
         }
@@ -207,18 +229,21 @@ mod tests {
 
     #[test]
     fn neighbours_that_are_mostly_dead_become_one() {
-        let choose = |list: &[(u64, u64)]| choose(&shares(list), 64 * MIB);
-        assert_eq!(choose(&[(64, 60), (64, 30), (64, 20), (64, 60)]), [1..3]);
+        let choose = |list: &[(u64, u64)]| {
+            let runs = choose(&shares(list), 64 * MIB);
+            runs.into_iter().map(|run| (run.start, run.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(choose(&[(64, 60), (64, 30), (64, 20), (64, 60)]), [(1, 3)]);
         assert_eq!(
             choose(&[(64, 38), (64, 38), (64, 38)]),
-            [0..1, 1..2, 2..3],
+            [(0, 1), (1, 2), (2, 3)],
             "no more than a segment becomes of a run"
         );
         assert_eq!(choose(&[(64, 39)]), [], "too much alive");
-        assert_eq!(choose(&[(64, 30), (5, 5), (64, 20)]), [0..3], "a small one comes along");
+        assert_eq!(choose(&[(64, 30), (5, 5), (64, 20)]), [(0, 3)], "a small one comes along");
         assert_eq!(choose(&[(4, 4); 7]), []);
-        assert_eq!(choose(&[(4, 4); 8]), [0..8]);
-        assert_eq!(choose(&[(64, 0); 40]), [0..32, 32..40]);
+        assert_eq!(choose(&[(4, 4); 8]), [(0, 8)]);
+        assert_eq!(choose(&[(64, 0); 40]), [(0, 32), (32, 40)]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::super::{Cleaner, Output, Store, View, When};
 use super::history::{GROUP, History, SECTORS, Step, VOLUME};
 use super::model::{Promised, check_view, entropy, open, perform};
+use super::runs::merge;
 use crate::codec::{Body, EpochBegin, KeptPoint};
 use crate::disk::SimDisk;
 use crate::disk::sim::{CrashMode, Rng};
@@ -95,8 +96,11 @@ fn thin(store: &mut Store, disk: &SimDisk, policy: &Policy, now: WallTime, pins:
     Ok(Some(kept))
 }
 
-/// Cleans everything that may be, worth it or not, in runs of any length.
+/// Cleans everything that may be, worth it or not, in runs of any length. Now and then indexes are merged before, or after.
 fn clean(store: &mut Store, disk: &SimDisk, rng: &mut Rng) -> Result<usize> {
+    if rng.chance(1, 3) {
+        merge(disk, store, 2)?;
+    }
     let cleaner = Cleaner::new(store.library().now());
     let mut plans = cleaner.everything(|| 1 + rng.below_len(4));
     plans.retain(|_| rng.chance(3, 4));
@@ -106,6 +110,9 @@ fn clean(store: &mut Store, disk: &SimDisk, rng: &mut Rng) -> Result<usize> {
         let new = cleaner.compact(one, output, &mut go_on)?.unwrap();
         let old = store.replace(new)?;
         remove_replaced(disk, &old)?;
+    }
+    if rng.chance(1, 3) {
+        merge(disk, store, 2)?;
     }
     Ok(examined.len())
 }
@@ -378,6 +385,44 @@ fn check_lists(store: &Store, history: &History, kept: &Kept) {
     assert_eq!(version.head().map(|head| head.seq), Some(history.last()));
     kept.points.iter().for_each(|point| check_view(store, history, point.seq));
     check_view(store, history, kept.upto);
+}
+
+/// A compacted segment that is gone ends the order there; what comes anew has all its points.
+#[test]
+fn what_is_mended_below_the_thinned_place_comes_anew_with_its_points() {
+    let history = History::slow(8, 60, PACE);
+    let disk = SimDisk::new(8);
+    let mut store = super::model::play(&disk, &history.steps, &mut Promised::default()).unwrap();
+    let now = WallTime(store.library().now().head_time().unwrap().0 + 1);
+    let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
+    clean(&mut store, &disk, &mut Rng::new(1)).unwrap();
+    let live =
+        |segment: &&Arc<crate::log::Segment>| matches!(segment.header.kind, crate::codec::SegmentKind::Live { .. });
+    let compacted = store.log().segments().filter(live).filter(|segment| segment.header.replaces.is_some());
+    let lost = compacted.last().unwrap().header;
+    drop(store);
+    crate::disk::Disk::remove(&disk, &lost.number.file_name()).unwrap();
+    assert!(open(&disk).unwrap().0.closed().is_some());
+    let shared: Arc<dyn crate::disk::Disk> = Arc::new(disk.clone());
+    Store::mend(shared, GROUP, super::model::SEGMENT_BYTES, entropy).unwrap();
+    let (mut store, findings) = open(&disk).unwrap();
+    assert_eq!((findings.as_slice(), store.closed()), ([].as_slice(), None));
+    let end = store.head().unwrap().seq;
+    assert!(end < kept.upto);
+    let version = store.library().now();
+    let listed: Vec<_> = kept.points.iter().filter(|point| point.seq <= end).copied().collect();
+    assert_eq!(version.timeline().kept().map(|kept| &kept.points), Some(&listed));
+    listed.iter().for_each(|point| check_view(&store, &history, point.seq));
+    super::crash::go_on(&mut store, &history, "mended");
+    let mut points = Points::default();
+    for step in &history.steps {
+        if let Step::Append(frames) = step {
+            points.hear(frames);
+        }
+    }
+    points.offered.retain(|seq| *seq > end.number() || listed.iter().any(|point| point.seq.number() == *seq));
+    points.marks.retain(|seq, _| points.offered.contains(seq));
+    check_offered(&store, &history, &points);
 }
 
 /// A list that cannot be read is told, nothing before it is offered, and nothing is thinned or cleaned on top of it.

@@ -5,8 +5,11 @@ use crate::index::Event;
 use crate::store::{Rollback, Timeline};
 use crate::types::*;
 
-/// Events from the words of a story, each at the next place: which places are points then, and the rollbacks.
-fn told(story: &str) -> (Vec<(u64, Option<u64>)>, Vec<Rollback>, bool) {
+/// First and last place of each stretch in which all are points; rollbacks; whether the last one is not over.
+type Told = (Vec<(u64, Option<u64>)>, Vec<Rollback>, bool);
+
+/// Events from the words of a story, each at the next place.
+fn told(story: &str) -> Told {
     let mut timeline = Timeline::default();
     let seq = |number: &str| Seq::new(number.parse().unwrap()).unwrap();
     for (number, word) in (1..).zip(story.split(' ')) {

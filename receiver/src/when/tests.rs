@@ -10,8 +10,8 @@ const NOW: &str = "2026-11-20T11:31:02.114201+01:00[Europe/Berlin]";
 fn read_at(text: &str, now: &str) -> Result<String, String> {
     let now: Zoned = now.parse().unwrap();
     When::parse(text, &now).map(|when| when.to_string()).map_err(|failure| {
-        assert_eq!(failure.exit(), 2, "{text}");
-        failure.document()["message"].as_str().unwrap().to_owned()
+        assert_eq!(failure.code().exit(), 2, "{text}");
+        failure.json()["message"].as_str().unwrap().to_owned()
     })
 }
 

@@ -11,12 +11,12 @@ use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SpanRelativeTo, Timestamp, Zoned};
 use journal::types::{Seq, WallTime};
 
-use crate::error::Failure;
-use crate::names::Name;
+use crate::catalog::Name;
+use crate::error::{Code, Error, Result};
 
 /// An instant, a place in the order or a name. Its `Display` is what the control API reads.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum When {
+pub enum When {
     /// The newest point there is.
     Latest,
     /// The newest point at this moment.
@@ -31,17 +31,17 @@ pub(crate) enum When {
 
 impl When {
     /// Reads any form of it; `now` is this moment in the zone that times without one are in.
-    pub(crate) fn parse(text: &str, now: &Zoned) -> Result<Self, Failure> {
+    pub fn parse(text: &str, now: &Zoned) -> Result<Self> {
         let text = text.trim();
         match text {
             "latest" => Ok(Self::Latest),
             "now" => Ok(Self::Now),
             _ => Self::parse_long(text, now),
         }
-        .map_err(|why| Failure::new("E0207", format!("cannot read {text:?} as a time: {why}")).advise(FORMS))
+        .map_err(|why| Error::new(Code::NOT_A_TIME, format!("cannot read {text:?} as a time: {why}")).hint(FORMS))
     }
 
-    fn parse_long(text: &str, now: &Zoned) -> Result<Self, String> {
+    fn parse_long(text: &str, now: &Zoned) -> std::result::Result<Self, String> {
         if let Some(decimal) = text.strip_prefix('@') {
             return epoch(decimal).map(Self::At).ok_or_else(|| "after `@` come seconds since 1970".to_owned());
         }
@@ -51,7 +51,7 @@ impl When {
             return seq.map(Self::Seq).ok_or_else(|| "after `seq:` comes a number from 1".to_owned());
         }
         if let Some(name) = text.strip_prefix("mark:") {
-            return Name::parse("a mark", name).map(Self::Mark).map_err(|_| "that is not a mark's name".to_owned());
+            return Name::parse(name).map(Self::Mark).map_err(|_| "that is not a mark's name".to_owned());
         }
         let instant = match () {
             () if starts_like_date(text) => date_time(text, now)?,
@@ -91,7 +91,7 @@ fn starts_like_date(text: &str) -> bool {
 }
 
 /// RFC 3339 with any offset, with or without a zone's name; without either, in `now`'s zone.
-fn date_time(text: &str, now: &Zoned) -> Result<Timestamp, String> {
+fn date_time(text: &str, now: &Zoned) -> std::result::Result<Timestamp, String> {
     let pieces = Pieces::parse(text).map_err(reason)?;
     let Some(time) = pieces.time() else { return Err(format!("it needs a time of day, as in `{text} 09:15`")) };
     let zone = pieces.to_time_zone().map_err(reason)?;
@@ -111,7 +111,7 @@ fn date_time(text: &str, now: &Zoned) -> Result<Timestamp, String> {
 }
 
 /// The latest such time of day that is not in the future.
-fn time_of_day(text: &str, now: &Zoned) -> Result<Timestamp, String> {
+fn time_of_day(text: &str, now: &Zoned) -> std::result::Result<Timestamp, String> {
     let shape = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b':' | b'.'));
     let time: Time = match text.parse() {
         Ok(time) if shape => time,
@@ -141,7 +141,7 @@ fn past(clock: DateTime, zone: &TimeZone, now: &Zoned) -> Option<Timestamp> {
 }
 
 /// `-90s`, `10m`, `10 minutes ago`: that long before now; a day is 24 hours.
-fn ago(text: &str, now: &Zoned) -> Result<Timestamp, String> {
+fn ago(text: &str, now: &Zoned) -> std::result::Result<Timestamp, String> {
     if text.starts_with('+') {
         return Err("it lies in the future".to_owned());
     }
@@ -156,7 +156,7 @@ fn ago(text: &str, now: &Zoned) -> Result<Timestamp, String> {
 }
 
 /// Whole microseconds: a record has no finer time, so rounding down finds the same point.
-fn micros(instant: Timestamp) -> Result<WallTime, String> {
+fn micros(instant: Timestamp) -> std::result::Result<WallTime, String> {
     u64::try_from(instant.as_microsecond()).map(WallTime).map_err(|_| "it lies before 1970".to_owned())
 }
 
