@@ -49,12 +49,13 @@ impl PointsFile {
             crc: crc32fast::hash(&points),
         };
         let name = number.points_name();
-        let written = disk.open(&name, Open::CreateNew).and_then(|file| {
-            file.write_at(0, &[IoSlice::new(&header.encode()), IoSlice::new(&points)])?;
-            file.sync()?;
-            disk.sync_dir()?;
-            failpoint::reached(Step::PointsWritten)
-        });
+        // Where there is a file already, it is not ours to remove.
+        let file = disk.open(&name, Open::CreateNew)?;
+        let written = file
+            .write_at(0, &[IoSlice::new(&header.encode()), IoSlice::new(&points)])
+            .and_then(|()| file.sync())
+            .and_then(|()| disk.sync_dir())
+            .and_then(|()| failpoint::reached(Step::PointsWritten));
         if let Err(error) = written {
             // Nobody names it; what cannot be removed now is when the log is opened next.
             let _ = disk.remove(&name);

@@ -209,6 +209,11 @@ impl Store {
         self.log.take_number(beyond)
     }
 
+    /// Numbers up to this one were given out before the journal was opened anew: nothing of it gets one of them.
+    pub fn skip_numbers(&mut self, last: SegmentNo) {
+        self.log.skip_numbers(last);
+    }
+
     /// From now on, below a place, only listed points are points.
     ///
     /// # Errors

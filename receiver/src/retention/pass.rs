@@ -183,7 +183,7 @@ fn has_room_for(reserve: &Reserve, bytes: u64) -> bool {
     reserve.free_bytes().is_none_or(|free| free.saturating_add(kept) >= bytes.saturating_add(LEFT_BYTES))
 }
 
-/// Removes what was refused. After any other error it may be named already: the journal finds out when it is opened anew.
+/// Removes what was refused: a number is given out once, whatever the journal was opened for meanwhile. After any other error it may be named already: the journal finds out when it is opened anew.
 fn tidy(disk: &dyn Disk, error: &Error, name: &str) {
     if error.code() == Code::USAGE {
         // Should that fail, it is a stray.
