@@ -66,15 +66,21 @@ impl PointsFile {
 }
 
 impl Log {
+    /// Nothing is thinned or cleaned on top of a list that cannot be read.
+    pub(super) fn check_points(&self) -> Result<()> {
+        match self.lost_points {
+            true => Err(Error::corrupt("which points are left cannot be read: nothing is thinned or cleaned")),
+            false => Ok(()),
+        }
+    }
+
     /// From now on, below a place only listed points are points. Nothing else changes.
     ///
     /// # Errors
     /// `Invalid` for a list that would bring back what is gone. Any other closes the log.
     pub(crate) fn thin(&mut self, list: &PointsFile) -> Result<()> {
         self.check_open()?;
-        if self.lost_points {
-            return Err(Error::corrupt("which points are left cannot be read: nothing is thinned on top of that"));
-        }
+        self.check_points()?;
         let (old, new) = (self.kept.clone(), &list.kept);
         if let Some(old) = &old {
             let is_left = |point: &KeptPoint| old.offers(point.seq);
@@ -126,7 +132,10 @@ impl Opening {
                     found = Some((number, kept));
                     break;
                 }
-                Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
+                // A disk that fails, or a newer version, says nothing of what is in it.
+                Err(error) if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                    return Err(error.with_path(number.points_name()));
+                }
                 Err(error) => why = format!("{}: {error}", number.points_name()),
             }
         }

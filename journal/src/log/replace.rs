@@ -156,9 +156,11 @@ impl Log {
     /// readers may still have them open. A crash before they are removed leaks space until the next open.
     ///
     /// # Errors
-    /// `Invalid` if they are not what they were: then nothing has changed. Any other closes the log.
+    /// `Invalid` if they are not what they were, `Corrupt` if it is not known which points are left: then nothing has changed. Any other
+    /// closes the log.
     pub(crate) fn replace(&mut self, new: Compacted) -> Result<Vec<String>> {
         self.check_open()?;
+        self.check_points()?;
         let Compacted { segment, old } = new;
         let (header, Some(sealed)) = (segment.header, segment.sealed) else {
             return Err(Error::invalid("a compacted segment without an end"));

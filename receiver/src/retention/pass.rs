@@ -51,6 +51,11 @@ impl Memory {
         if group.damage().is_some() {
             return Ok(());
         }
+        if group.library()?.now().has_lost_points() {
+            let message =
+                "which points are left where history was thinned cannot be read: nothing is thinned or cleaned";
+            return Err(Error::new(Code::DAMAGED, message).hint(format!("backspool verify {}", group.name())));
+        }
         let reserve = groups.catalog().dir().reserve();
         let disk = FileDisk::create(groups.catalog().group_dir(group.id()))?.with_reserve(Some(Arc::clone(reserve)));
         thin(group, &disk, policy, now)?;

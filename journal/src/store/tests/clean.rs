@@ -10,9 +10,9 @@ use super::history::{GROUP, History, SECTORS, Step, VOLUME};
 use super::model::{Promised, check_view, entropy, open, perform};
 use super::runs::merge;
 use crate::codec::{Body, EpochBegin, KeptPoint};
-use crate::disk::sim::{CrashMode, Rng};
+use crate::disk::sim::{CrashMode, ReadFault, Rng};
 use crate::disk::{Disk, Open, SimDisk};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::frame::Frame;
 use crate::log::{PointsFile, remove_replaced};
 use crate::retention::{Kept, Policy};
@@ -395,6 +395,9 @@ fn a_damaged_list_is_damage() {
     let mut store = super::model::play(&disk, &history.steps, &mut Promised::default()).unwrap();
     let now = WallTime(store.library().now().head_time().unwrap().0 + 1);
     let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
+    let before = Cleaner::new(store.library().now());
+    let plans = before.everything(|| 3);
+    let examined = before.examine(&plans, &mut go_on).unwrap().unwrap();
     drop(store);
     let files = disk.list().unwrap();
     let name = files.iter().find(|name| name.ends_with(".points")).unwrap();
@@ -406,7 +409,15 @@ fn a_damaged_list_is_damage() {
     check_view(&store, &history, kept.upto);
     let later = WallTime(now.0 + 20 * HOUR);
     let _ = version.find(&When::At(WallTime(1))).unwrap().unwrap_err();
-    assert!(thin(&mut store, &disk, &rule(), later, &[]).is_err() || store.closed().is_none());
+    assert_eq!(thin(&mut store, &disk, &rule(), later, &[]).unwrap(), None);
+    let cleaner = Cleaner::new(store.library().now());
+    let surveyed = cleaner.survey(super::model::SEGMENT_BYTES, &mut go_on).unwrap().unwrap();
+    assert!(surveyed.plans.is_empty() && cleaner.everything(|| 3).is_empty());
+    assert!(cleaner.examine(&plans, &mut go_on).unwrap().unwrap().is_empty());
+    // Not even what was written by a list that could be read.
+    let output = Output { disk: &disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now };
+    let new = before.compact(&examined[0], output, &mut go_on).unwrap().unwrap();
+    assert_eq!(store.replace(new).unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(store.closed(), None, "what comes in is taken");
 }
 
@@ -430,4 +441,28 @@ fn a_file_of_somebody_else_is_left_alone() {
     PointsFile::write(&disk, GROUP, number, kept).unwrap_err();
     let files = disk.list().unwrap();
     assert!(names.iter().all(|name| files.contains(name)), "{files:?}");
+}
+
+/// A disk that fails while a list is read has not damaged it: the journal does not open, and the list counts once the disk works again.
+#[test]
+fn a_disk_that_fails_loses_no_list() {
+    let history = History::slow(7, 60, PACE);
+    let disk = SimDisk::new(7);
+    let mut store = super::model::play(&disk, &history.steps, &mut Promised::default()).unwrap();
+    let now = WallTime(store.library().now().head_time().unwrap().0 + 1);
+    let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
+    store.stop(now).unwrap();
+    drop(store);
+    let mut refused = 0;
+    for read in 1..8 {
+        disk.fail_nth_read(disk.reads() + read, ReadFault::Io);
+        match open(&disk) {
+            Ok((store, _)) => assert!(!store.library().now().has_lost_points(), "read {read}"),
+            Err(error) => refused += usize::from(error.kind() == ErrorKind::Io),
+        }
+    }
+    assert!(refused > 0);
+    while open(&disk).is_err() {}
+    let (store, _) = open(&disk).unwrap();
+    assert_eq!(store.library().now().timeline().kept().map(|known| &**known), Some(&kept));
 }
