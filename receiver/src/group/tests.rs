@@ -1,12 +1,11 @@
 use std::sync::Arc;
 
 use journal::codec::{Body, Mark, Sealed};
-use journal::disk::{Disk, SimDisk};
 use journal::disk::sim::{CrashMode, Fault as DiskFault, Rng};
+use journal::disk::{Disk, SimDisk};
 use journal::frame::Frame;
 use journal::store::Store;
 use journal::wire::RefusalCode;
-use tokio::sync::oneshot;
 
 use super::all::{Open, spawn, stepped};
 use super::ingest::Command;
@@ -112,7 +111,7 @@ fn live_frames_go_before_what_waits_of_a_base() {
 fn a_number_that_was_given_out_is_nobody_elses_after_the_journal_is_opened_anew() {
     let disk = SimDisk::new(1);
     let (group, mut writer) = stepped(entry(), Opening { segment_bytes: 8 * 1024, ..opening(&disk) });
-    let mut session = finish(group.attach(SessionId(1)), &mut writer).unwrap();
+    let session = finish(group.attach(SessionId(1)), &mut writer).unwrap();
     let mut frames = Frames::new();
     let mut sent = vec![frames.begin(&[1 << 20])];
     finish(session.ingest.live(sent[0].clone()), &mut writer).unwrap();
@@ -127,7 +126,7 @@ fn a_number_that_was_given_out_is_nobody_elses_after_the_journal_is_opened_anew(
     finish(session.ingest.live(sent[1].clone()), &mut writer).unwrap();
     while writer.step() {}
     assert!(matches!(group.snapshot().progress.fault, Some(Fault::Disk(_))));
-    let mut session = finish(group.attach(SessionId(2)), &mut writer).unwrap();
+    let session = finish(group.attach(SessionId(2)), &mut writer).unwrap();
     sent.extend((2..40).map(|byte| write(&mut frames, byte)));
     for frame in &sent {
         finish(session.ingest.live(frame.clone()), &mut writer).unwrap();
