@@ -140,7 +140,11 @@ impl Opening {
             }
         }
         let Some((number, kept)) = found else {
-            let upto = named.thinned.map(|thinned| thinned.upto).max(cleaned);
+            let upto = match named.thinned.map(|thinned| thinned.upto) {
+                // Nothing beyond was ever thinned, nor compacted.
+                Some(upto) if !self.read_only => Some(upto),
+                upto => upto.max(cleaned),
+            };
             let Some(upto) = upto else { return Ok(None) };
             self.lost_points = true;
             self.report("points", format!("which points are left before {upto} cannot be read: {why}"), false);

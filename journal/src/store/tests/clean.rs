@@ -396,8 +396,11 @@ fn a_damaged_list_is_damage() {
     let now = WallTime(store.library().now().head_time().unwrap().0 + 1);
     let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
     let before = Cleaner::new(store.library().now());
-    let plans = before.everything(|| 3);
+    let plans = before.everything(|| 2);
     let examined = before.examine(&plans, &mut go_on).unwrap().unwrap();
+    let output = Output { disk: &disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now };
+    let new = before.compact(&examined[0], output, &mut go_on).unwrap().unwrap();
+    remove_replaced(&disk, &store.replace(new).unwrap()).unwrap();
     drop(store);
     let files = disk.list().unwrap();
     let name = files.iter().find(|name| name.ends_with(".points")).unwrap();
@@ -406,6 +409,8 @@ fn a_damaged_list_is_damage() {
     assert!(findings.iter().any(|finding| !finding.mended && finding.place == "points"), "{findings:?}");
     let version = store.library().now();
     assert!(kept.points.iter().all(|point| version.find(&When::Seq(point.seq)).unwrap().is_err()));
+    // What was not thinned is offered as before.
+    assert_eq!(version.timeline().kept().map(|known| known.upto), Some(kept.upto));
     check_view(&store, &history, kept.upto);
     let later = WallTime(now.0 + 20 * HOUR);
     let _ = version.find(&When::At(WallTime(1))).unwrap().unwrap_err();
@@ -416,7 +421,7 @@ fn a_damaged_list_is_damage() {
     assert!(cleaner.examine(&plans, &mut go_on).unwrap().unwrap().is_empty());
     // Not even what was written by a list that could be read.
     let output = Output { disk: &disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now };
-    let new = before.compact(&examined[0], output, &mut go_on).unwrap().unwrap();
+    let new = before.compact(&examined[1], output, &mut go_on).unwrap().unwrap();
     assert_eq!(store.replace(new).unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(store.closed(), None, "what comes in is taken");
 }
