@@ -29,6 +29,11 @@ impl PointsFile {
         self.number
     }
 
+    /// What it says.
+    pub fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
     /// Writes a list, durably, under a number that nobody else has.
     ///
     /// # Errors

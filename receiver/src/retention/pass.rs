@@ -153,7 +153,7 @@ impl Memory {
     }
 }
 
-/// Lets points go that are not kept any more. What is pinned meanwhile stays: the list is swapped while nobody can pin.
+/// Lets points go that are not kept any more. What is pinned meanwhile stays: the list is swapped while nobody can pin, and written before.
 fn thin(group: &Group, disk: &FileDisk, policy: &Policy, now: WallTime) -> Result<()> {
     loop {
         let version = group.library()?.now();
@@ -168,15 +168,18 @@ fn thin(group: &Group, disk: &FileDisk, policy: &Policy, now: WallTime) -> Resul
         }
         let Kept { upto, points, .. } = &kept;
         let (upto, count) = (*upto, points.len());
+        let list = PointsFile::write(disk, group.id(), group.take_number()?, kept)?;
+        let name = list.number().points_name();
         let pinned = group.pins();
         // What has begun meanwhile counts. An image may be held at a place that the journal has lost: that is none to be kept.
         let newest = group.library()?.now();
-        if pinned.all(&newest).iter().any(|pin| newest.timeline().is_point(*pin) && !kept.offers(*pin)) {
+        let is_missed = |pin: &Seq| newest.timeline().is_point(*pin) && !list.kept().offers(*pin);
+        if pinned.all(&newest).iter().any(is_missed) {
+            drop(pinned);
+            disk.remove(&name)?;
             continue;
         }
-        let list = PointsFile::write(disk, group.id(), group.take_number()?, kept)?;
-        let number = list.number();
-        group.thin(list).inspect_err(|error| tidy(disk, error, &number.points_name()))?;
+        group.thin(list).inspect_err(|error| tidy(disk, error, &name))?;
         info!(group = %group.name(), %upto, points = count, "history is thinned");
         return Ok(());
     }
