@@ -47,6 +47,8 @@ pub struct Version {
     pub(super) tail: Option<(Arc<Segment>, Vec<Arc<Footer>>)>,
     /// From here on every view would need a base that is damaged.
     pub(super) lost_from: Option<Seq>,
+    /// Which points are left where history was thinned cannot be read.
+    pub(super) has_lost_points: bool,
     /// Where to look into the sealed segments of both.
     pub(super) indexes: Arc<Indexes>,
     pub(super) cache: Arc<IndexCache>,
@@ -68,6 +70,11 @@ impl Version {
     /// Stretches, gaps, marks and volumes.
     pub fn timeline(&self) -> &Timeline {
         &self.timeline
+    }
+
+    /// Whether it cannot be read which points are left where history was thinned: then nothing may be thinned or cleaned.
+    pub fn has_lost_points(&self) -> bool {
+        self.has_lost_points
     }
 
     /// Bytes of all segments.

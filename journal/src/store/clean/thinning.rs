@@ -13,6 +13,9 @@ use crate::types::{Seq, WallTime};
 impl Cleaner {
     /// What is to be left by `policy`, if that is less than there is. `pins` are points that something stands on.
     pub fn thinning(&self, policy: &Policy, now: WallTime, pins: &[Seq]) -> Result<Option<Kept>> {
+        if self.version.has_lost_points {
+            return Ok(None);
+        }
         let old = self.kept();
         let Some(upto) = self.upto(policy, now) else { return Ok(None) };
         let timeline = &self.version.timeline;

@@ -10,9 +10,9 @@ use super::history::{GROUP, History, SECTORS, Step, VOLUME};
 use super::model::{Promised, check_view, entropy, open, perform};
 use super::runs::merge;
 use crate::codec::{Body, EpochBegin, KeptPoint};
-use crate::disk::SimDisk;
-use crate::disk::sim::{CrashMode, Rng};
-use crate::error::Result;
+use crate::disk::sim::{CrashMode, ReadFault, Rng};
+use crate::disk::{Disk, Open, SimDisk};
+use crate::error::{ErrorKind, Result};
 use crate::frame::Frame;
 use crate::log::{PointsFile, remove_replaced};
 use crate::retention::{Kept, Policy};
@@ -229,7 +229,7 @@ fn what_is_kept_equals_the_model_and_nothing_else_is_offered() {
             store.log().segments().filter_map(|segment| segment.sealed).map(|sealed| sealed.number.file_name());
         let mut named: Vec<String> = sealed.collect();
         named.sort_unstable();
-        let files = crate::disk::Disk::list(&disk).unwrap();
+        let files = disk.list().unwrap();
         let files: Vec<_> = files.into_iter().filter(|name| name.ends_with(".seg")).collect();
         assert!(files.len() <= named.len() + 2, "files are left over: {files:?}, {named:?}");
     }
@@ -366,12 +366,12 @@ fn a_lost_manifest_brings_back_nothing_that_is_gone() {
             }
         }
         drop(store);
-        crate::disk::Disk::remove(&disk, "manifest").unwrap();
+        disk.remove("manifest").unwrap();
         let (store, findings) = open(&disk).unwrap();
         assert!(store.closed().is_some() && !findings.is_empty());
         check_lists(&store, &history, &kept);
         drop(store);
-        let shared: Arc<dyn crate::disk::Disk> = Arc::new(disk.clone());
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         Store::mend(shared, GROUP, super::model::SEGMENT_BYTES, entropy).unwrap();
         let (store, findings) = open(&disk).unwrap();
         assert_eq!((findings.as_slice(), store.closed()), ([].as_slice(), None), "mended");
@@ -395,17 +395,79 @@ fn a_damaged_list_is_damage() {
     let mut store = super::model::play(&disk, &history.steps, &mut Promised::default()).unwrap();
     let now = WallTime(store.library().now().head_time().unwrap().0 + 1);
     let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
+    let before = Cleaner::new(store.library().now());
+    let plans = before.everything(|| 2);
+    let examined = before.examine(&plans, &mut go_on).unwrap().unwrap();
+    let output = Output { disk: &disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now };
+    let new = before.compact(&examined[0], output, &mut go_on).unwrap().unwrap();
+    remove_replaced(&disk, &store.replace(new).unwrap()).unwrap();
     drop(store);
-    let files = crate::disk::Disk::list(&disk).unwrap();
+    let files = disk.list().unwrap();
     let name = files.iter().find(|name| name.ends_with(".points")).unwrap();
     disk.flip_bit(name, 8 * 520).unwrap();
     let (mut store, findings) = open(&disk).unwrap();
     assert!(findings.iter().any(|finding| !finding.mended && finding.place == "points"), "{findings:?}");
     let version = store.library().now();
     assert!(kept.points.iter().all(|point| version.find(&When::Seq(point.seq)).unwrap().is_err()));
+    // What was not thinned is offered as before.
+    assert_eq!(version.timeline().kept().map(|known| known.upto), Some(kept.upto));
     check_view(&store, &history, kept.upto);
     let later = WallTime(now.0 + 20 * HOUR);
     let _ = version.find(&When::At(WallTime(1))).unwrap().unwrap_err();
-    assert!(thin(&mut store, &disk, &rule(), later, &[]).is_err() || store.closed().is_none());
+    assert_eq!(thin(&mut store, &disk, &rule(), later, &[]).unwrap(), None);
+    let cleaner = Cleaner::new(store.library().now());
+    let surveyed = cleaner.survey(super::model::SEGMENT_BYTES, &mut go_on).unwrap().unwrap();
+    assert!(surveyed.plans.is_empty() && cleaner.everything(|| 3).is_empty());
+    assert!(cleaner.examine(&plans, &mut go_on).unwrap().unwrap().is_empty());
+    // Not even what was written by a list that could be read.
+    let output = Output { disk: &disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now };
+    let new = before.compact(&examined[1], output, &mut go_on).unwrap().unwrap();
+    assert_eq!(store.replace(new).unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(store.closed(), None, "what comes in is taken");
+}
+
+/// A file that is there already under the name of a new one is somebody else's: what cannot be made removes nothing.
+#[test]
+fn a_file_of_somebody_else_is_left_alone() {
+    let history = History::slow(6, 60, PACE);
+    let disk = SimDisk::new(6);
+    let mut store = super::model::play(&disk, &history.steps, &mut Promised::default()).unwrap();
+    let now = WallTime(store.library().now().head_time().unwrap().0 + 1);
+    let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
+    let number = store.take_number(SegmentNo(0));
+    let names = [number.file_name(), number.points_name()];
+    for name in &names {
+        drop(disk.open(name, Open::CreateNew).unwrap());
+    }
+    let cleaner = Cleaner::new(store.library().now());
+    let examined = cleaner.examine(&cleaner.everything(|| 3), &mut go_on).unwrap().unwrap();
+    let output = Output { disk: &disk, number, salt: entropy(), now };
+    cleaner.compact(&examined[0], output, &mut go_on).unwrap_err();
+    PointsFile::write(&disk, GROUP, number, kept).unwrap_err();
+    let files = disk.list().unwrap();
+    assert!(names.iter().all(|name| files.contains(name)), "{files:?}");
+}
+
+/// A disk that fails while a list is read has not damaged it: the journal does not open, and the list counts once the disk works again.
+#[test]
+fn a_disk_that_fails_loses_no_list() {
+    let history = History::slow(7, 60, PACE);
+    let disk = SimDisk::new(7);
+    let mut store = super::model::play(&disk, &history.steps, &mut Promised::default()).unwrap();
+    let now = WallTime(store.library().now().head_time().unwrap().0 + 1);
+    let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
+    store.stop(now).unwrap();
+    drop(store);
+    let mut refused = 0;
+    for read in 1..8 {
+        disk.fail_nth_read(disk.reads() + read, ReadFault::Io);
+        match open(&disk) {
+            Ok((store, _)) => assert!(!store.library().now().has_lost_points(), "read {read}"),
+            Err(error) => refused += usize::from(error.kind() == ErrorKind::Io),
+        }
+    }
+    assert!(refused > 0);
+    while open(&disk).is_err() {}
+    let (store, _) = open(&disk).unwrap();
+    assert_eq!(store.library().now().timeline().kept().map(|known| &**known), Some(&kept));
 }
