@@ -33,6 +33,8 @@ struct Points {
     /// Marks, and until when they are locked.
     marks: BTreeMap<u64, (String, u64)>,
     is_covered: bool,
+    /// Records that were points once.
+    covered: BTreeSet<u64>,
 }
 
 impl Points {
@@ -52,6 +54,7 @@ impl Points {
                 }
                 if self.is_covered {
                     self.offered.insert(seq);
+                    self.covered.insert(seq);
                 }
             }
         }
@@ -153,17 +156,24 @@ fn check_offered(store: &Store, history: &History, points: &Points) {
     assert!(marks.iter().eq(points.marks.keys()));
 }
 
-/// A time names the newest point that is left and not after it, or none.
+/// A time names the newest point that is left and not after it; in a gap, none.
 fn check_times(store: &Store, points: &Points, rng: &mut Rng) {
     let version = store.library().now();
     let last = version.head_time().unwrap().0;
-    for _ in 0..20 {
-        let time = rng.below(last + PACE);
+    let records: Vec<u64> = points.times.values().copied().filter(|_| rng.chance(1, 4)).collect();
+    let others: Vec<u64> = (0..20).map(|_| rng.below(last + PACE)).collect();
+    for time in records.into_iter().chain(others) {
         let newest = points.offered.iter().rev().find(|seq| points.times[seq] <= time).copied();
+        let record = points.times.iter().rev().find(|(_, at)| **at <= time).map(|(seq, _)| *seq);
+        let is_gap = record.is_none_or(|seq| !points.covered.contains(&seq));
+        // It begins behind the last point, which only is known where that is left.
+        let may_be_gap = is_gap || record.is_some_and(|seq| !points.covered.contains(&(seq + 1)));
         match version.find(&When::At(WallTime(time))).unwrap() {
-            Ok(point) => assert_eq!(Some(point.seq.number()), newest, "at {time}"),
-            // In a gap there is none.
-            Err(around) => assert_eq!(around.before.map(|(seq, _)| seq.number()), newest, "at {time}"),
+            Ok(point) => assert_eq!((Some(point.seq.number()), is_gap), (newest, false), "at {time}"),
+            Err(around) => {
+                assert!(may_be_gap || newest.is_none() || last < time, "at {time} there is no gap");
+                assert_eq!(around.before.map(|(seq, _)| seq.number()), newest, "at {time}");
+            }
         }
     }
 }
@@ -448,8 +458,14 @@ fn a_damaged_compacted_segment_ends_the_order_before_it() {
         // A base that was cleaned and does not count any more is dropped.
         assert!(store.closed().is_none() && findings.iter().all(|one| one.mended), "{case}: {findings:?}");
         assert_eq!(store.head().map(|head| head.seq), end, "{case}");
-        if end.is_some() {
+        if let Some(end) = end {
             check_offered(&store, &history, &points);
+            let version = store.library().now();
+            // A source can be compared with what there is, whether or not it is offered.
+            assert!(version.view_to_compare(end).is_ok(), "{case}");
+            let later = Cleaner::new(version).thinning(&rule(), WallTime(now.0 + HOUR), &[]).unwrap();
+            let is_same = |later: &Kept| (later.upto, later.upto_time) == (kept.upto, kept.upto_time);
+            assert!(later.is_none_or(|later| is_same(&later)), "{case}");
         }
         super::crash::go_on(&mut store, &history, &case);
         let left = points.offered.clone();
