@@ -9,7 +9,7 @@ use super::super::{Cleaner, Output, Store, View, When};
 use super::history::{GROUP, History, SECTORS, Step, VOLUME};
 use super::model::{Promised, check_view, entropy, open, perform};
 use super::runs::merge;
-use crate::codec::{Body, EpochBegin, KeptPoint};
+use crate::codec::{Body, ClockKind, EpochBegin, KeptPoint};
 use crate::disk::sim::{CrashMode, ReadFault, Rng};
 use crate::disk::{Disk, Open, SimDisk};
 use crate::error::{ErrorKind, Result};
@@ -303,6 +303,65 @@ fn run(disk: &SimDisk, seed: u64, told: &mut Vec<Kept>) -> Result<()> {
     store.stop(WallTime(7))
 }
 
+/// Surveys, and does what is worth it.
+fn clean_up(store: &mut Store, disk: &SimDisk) {
+    let cleaner = Cleaner::new(store.library().now());
+    let plans = cleaner.survey(1 << 20, &mut go_on).unwrap().unwrap().plans;
+    let mut rest = plans.as_slice();
+    while !rest.is_empty() {
+        let (batch, later) = rest.split_at(Cleaner::batch(rest));
+        rest = later;
+        for one in &cleaner.examine(batch, &mut go_on).unwrap().unwrap() {
+            let output = Output { disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now: WallTime(1) };
+            let new = cleaner.compact(one, output, &mut go_on).unwrap().unwrap();
+            remove_replaced(disk, &store.replace(new).unwrap()).unwrap();
+        }
+    }
+}
+
+/// Tens of segments of what is no data; among it, some times, a twentieth that is alive.
+#[test]
+fn what_is_no_data_leaves_nothing_behind() {
+    let extent = |at, count| Extent::new(Sector::new(at).unwrap(), Sectors::new(count).unwrap()).unwrap();
+    for (has_fills, has_data) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut history = History::new(3);
+        let mut rng = Rng::new(3);
+        let disk = SimDisk::new(3);
+        let begin = Step::Append(history.frames(1));
+        history.steps.push(begin);
+        history.base();
+        let frames = if has_fills { 200 } else { 1500 };
+        for n in 0..frames {
+            let mut bodies = vec![Body::Clock(ClockKind::Report), Body::Flush];
+            if has_fills {
+                let place = |rng: &mut Rng| extent(rng.below(80), 1 + rng.below(16));
+                bodies.extend((0..40).map(|_| Body::Discard { volume: VOLUME, extent: place(&mut rng) }));
+                let fill = [n as u8; 8];
+                bodies.extend((0..40).map(|_| Body::Pattern { volume: VOLUME, extent: place(&mut rng), fill }));
+            }
+            if has_data && n % (frames / 20) == 0 {
+                let mut data = vec![0; 8 * 512];
+                rng.fill(&mut data);
+                history.write(extent(n / (frames / 20) % 12 * 8, 8), data);
+            }
+            let step = Step::Append(vec![history.live(bodies)]);
+            history.steps.extend([step, Step::Sync]);
+        }
+        let mut store = super::model::play(&disk, &history.steps, &mut Promised::default()).unwrap();
+        let now = WallTime(store.library().now().head_time().unwrap().0 + 20 * HOUR);
+        let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
+        let before = store.library().now().bytes();
+        clean_up(&mut store, &disk);
+        let cleaned = store.library().now();
+        // The newest two, and a base, are left alone.
+        let most = if has_data { 200_000 } else { 140_000 };
+        assert!(cleaned.bytes() < most && before > 900_000, "{has_fills} {has_data}: {} of {before}", cleaned.bytes());
+        check_lists(&store, &history, &kept);
+        clean_up(&mut store, &disk);
+        assert_eq!(store.library().now().bytes(), cleaned.bytes(), "nothing is left to do");
+    }
+}
+
 /// Power cuts at every operation of thinning and cleaning: a list that was or one that is, every point of it right, and it goes on.
 #[test]
 fn power_cuts_while_cleaning_lose_no_point() {
@@ -420,10 +479,10 @@ fn a_damaged_compacted_segment_ends_the_order_before_it() {
         drop(store);
         let name = lost.header.number.file_name();
         match part {
-            0 => crate::disk::Disk::remove(&disk, &name).unwrap(),
+            0 => Disk::remove(&disk, &name).unwrap(),
             // In its last frame: what is before can be read.
             1 => {
-                let file = crate::disk::Disk::open(&disk, &name, crate::disk::Open::Existing).unwrap();
+                let file = Disk::open(&disk, &name, Open::Existing).unwrap();
                 file.set_len(frames.last().unwrap().at + 100).unwrap();
                 partly += usize::from(frames.len() > 1);
             }
@@ -452,7 +511,7 @@ fn a_damaged_compacted_segment_ends_the_order_before_it() {
             check_times(&store, &points, &mut Rng::new(seed));
         }
         drop(store);
-        let shared: Arc<dyn crate::disk::Disk> = Arc::new(disk.clone());
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         Store::mend(shared, GROUP, super::model::SEGMENT_BYTES, entropy).unwrap();
         let (mut store, findings) = open(&disk).unwrap();
         // A base that was cleaned and does not count any more is dropped.
