@@ -432,7 +432,12 @@ fn begin(
     // Said again: a run that does not continue the one before ends what that had begun.
     parts.rollback.into_iter().for_each(|target| _ = capture.record(Body::RollbackBegin { target }));
     let wanted = wanted(&told, parent);
-    let stage = if wanted.is_empty() { Stage::Sealed } else { Stage::Wanted(wanted) };
+    let stage = if wanted.is_empty() {
+        Stage::Sealed
+    } else {
+        capture.lacks_base();
+        Stage::Wanted(wanted)
+    };
     let compared_with = parent.map(|head| head.seq);
     Ok(Run { epoch, parent, spool: Some(spool), capture, stage, hot, compared_with, unread: None })
 }
