@@ -272,6 +272,33 @@ fn while_it_is_not_over_nobody_comes_in() {
     story.end();
 }
 
+/// The agent's disk fails when it is to note that it begins, and when it is to take that back: nothing was begun, and as soon as that can be
+/// written clients come in, and it can be asked again.
+#[test]
+fn what_could_not_be_begun_is_forgotten() {
+    let mut story = Story::new(8);
+    story.cluster.stop_agent();
+    let fails = |step: Step| format!("{}:eio", step.name());
+    story.cluster.failpoints.1 = Some([Step::RollbackNoting, Step::RollbackForgetting].map(fails).join(","));
+    story.cluster.start_agent();
+    story.cluster.settle();
+    story.cluster.allow();
+    let cluster = &story.cluster;
+    let call = cluster.go_back(&["--at", "mark:then"]);
+    assert_ne!(call.exit, 0, "{call:?}");
+    let forgotten = || cluster.agent_status()["rollback"].is_null().then_some(());
+    wait_for("forgotten", forgotten, || cluster.words());
+    let open = || Client::connect(&cluster.tap(), "").is_ok().then_some(());
+    wait_for("open", open, || cluster.words());
+    assert!(cluster.agent.as_ref().unwrap().last_words().contains("what was not begun is noted still"));
+    story.wait_no_clients();
+    story.assert_untouched();
+    story.cluster.settle();
+    story.cluster.go_back(&["--at", "mark:then"]).document();
+    story.cluster.assert_is_back(&story.then, MARK);
+    story.end();
+}
+
 /// Undone before it was over, on the way of somebody who changed his mind.
 #[test]
 fn what_is_not_over_can_be_undone() {

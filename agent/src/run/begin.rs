@@ -230,7 +230,7 @@ impl Group {
                 it.left = left(verdicts.get(&it.number), run.hot.get(&it.number).map(Arc::as_ref), source);
             }
             say_what_is_compared(&mut gap, &subjects);
-            let rollback = self.rolling().map(|rolling| rolling.target);
+            let rollback = self.rolling_back_to();
             let parts = Parts { id: self.id, boot: self.boot, terms: self.terms, wake: &self.wake, rollback };
             let mut new = begin(&parts, (epoch, hot), found, parent, &subjects, (&[], Some(&gap)))?;
             let hots = subjects.iter().filter_map(|it| Some((Arc::clone(new.hot.get(&it.number)?), it.left.clone())));
