@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use journal::codec::Body;
+use journal::codec::{Body, Gap, GapReason};
 use journal::disk::AlignedBuf;
 use journal::failpoint::{self, Step};
 use journal::types::{EpochId, Seq};
@@ -337,6 +337,33 @@ impl Turn {
         self.open_taps();
         tracing::warn!(group = self.name(), "the sources are back there: the tap is open again");
         Ok(())
+    }
+
+    /// Nobody goes on with what was begun: clients come in to a mix of now and then, and all of it is compared. The place it was to go to.
+    ///
+    /// # Errors
+    /// `NotFound`: nothing was begun. Otherwise it is as it was, but for a gap.
+    pub(crate) fn give_up(&self) -> crate::Result<Seq> {
+        let name = self.name();
+        let nothing =
+            || Error::not_found(format!("the sources of {name} are not being taken back: there is nothing to give up"));
+        let target = self.rolling_back_to().ok_or_else(nothing)?;
+        let run = self.of_this_run()?;
+        // First: whatever ends from here on, the order ends it with a run that compares everything, and does not continue this one.
+        let text = format!("taking the sources back to seq {target} was given up");
+        let gap = run.capture.record_at_once(Body::Gap(Gap { reason: GapReason::SourceError, text }));
+        // While changes are only tracked a gap is open already.
+        if let Some(gap) = gap.or_else(|| run.capture.last_seq()) {
+            self.begin_anew_after(gap);
+        }
+        failpoint::reached(Step::RollbackForgetting)?;
+        self.state().note_rollback(None)?;
+        failpoint::passed(Step::RollbackForgotten);
+        self.set_rolling(None);
+        drop(run);
+        self.open_taps();
+        tracing::warn!(group = name, %target, "taking the sources back was given up: they are a mix until they are written anew; the tap is open");
+        Ok(target)
     }
 
     /// Another run has not taken its place, and does not while this is held.
