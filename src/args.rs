@@ -140,7 +140,9 @@ pub(crate) enum Verb {
                             backspool drill db --at '1 hour ago' --timeout 10m --run 'nbdinfo \"$BACKSPOOL_NBD\"'")]
     Drill(Drill),
     /// Let the receiver write to the source for a while: a live rollback; run it on the source's machine
-    #[command(after_help = "Examples:\n  backspool allow db --for 10m\n  backspool allow db --for 0s")]
+    #[command(
+        after_help = "Examples:\n  backspool allow db --for 10m\n  backspool allow db --for 0s\n  backspool allow db --give-up"
+    )]
     Allow(Allow),
     /// Read and check everything that is kept of a group, and mend what is damaged
     ///
@@ -410,8 +412,12 @@ pub(crate) struct Allow {
     /// Which group
     pub(crate) group: String,
     /// For how long from now on, at most a day; `0s`: not any more
-    #[arg(long = "for", value_name = "DURATION")]
-    pub(crate) time: String,
+    #[arg(long = "for", value_name = "DURATION", required_unless_present = "give_up", conflicts_with = "give_up")]
+    pub(crate) time: Option<String>,
+    /// A live rollback that was begun and cannot be finished is not gone on with: its volumes stay a mix of now and then, until another one or a
+    /// restore; clients come in, and everything is compared
+    #[arg(long)]
+    pub(crate) give_up: bool,
 }
 
 /// `diff`
