@@ -336,7 +336,7 @@ fn what_is_no_data_leaves_nothing_behind() {
             if has_fills {
                 let place = |rng: &mut Rng| extent(rng.below(80), 1 + rng.below(16));
                 bodies.extend((0..40).map(|_| Body::Discard { volume: VOLUME, extent: place(&mut rng) }));
-                let fill = [n as u8; 8];
+                let fill = [u8::try_from(n % 251).unwrap(); 8];
                 bodies.extend((0..40).map(|_| Body::Pattern { volume: VOLUME, extent: place(&mut rng), fill }));
             }
             if has_data && n % (frames / 20) == 0 {
