@@ -80,7 +80,9 @@ impl Cleaner {
                 };
                 let units: Vec<Vec<_>> =
                     stored_units(&footer).into_iter().map(|unit| unit.into_iter().map(&mut accuse).collect()).collect();
-                let fills: Vec<_> = fills(&footer).into_iter().map(&mut accuse).collect();
+                let mut fills: Vec<_> = fills(&footer).copied().collect();
+                fills.sort_unstable_by_key(|entry| (entry.rank, entry.volume, entry.sector));
+                let fills: Vec<_> = fills.into_iter().map(&mut accuse).collect();
                 of_plan.push((footer, units, fills));
             }
             footers.push(of_plan);
@@ -114,6 +116,12 @@ impl Cleaner {
         written
     }
 
+    /// All events but marks that are none any more.
+    pub(super) fn kept_events<'f>(&self, footer: &'f Footer) -> impl Iterator<Item = &'f Event> {
+        let timeline = &self.version.timeline;
+        footer.events.iter().filter(|event| !matches!(event.record.body, Body::Mark(_)) || timeline.is_point(event.seq))
+    }
+
     fn write(
         &self,
         examined: &Examined,
@@ -123,10 +131,8 @@ impl Cleaner {
         pace: Pace<'_>,
     ) -> Result<Option<Compacted>> {
         let mut writing = Writing { file, frame: CompactBuilder::default(), header, now: output.now };
-        let timeline = &self.version.timeline;
         for (thinned, verdicts) in examined.plan.segments.iter().zip(&examined.segments) {
-            let is_kept = |event: &&Event| !matches!(event.record.body, Body::Mark(_)) || timeline.is_point(event.seq);
-            for Event { seq, record } in verdicts.footer.events.iter().filter(is_kept) {
+            for Event { seq, record } in self.kept_events(&verdicts.footer) {
                 writing.push(Rank { seq: seq.number(), base: 0 }, record.time, record.body.clone())?;
             }
             for (entry, lives) in &verdicts.fills {
@@ -231,17 +237,16 @@ impl Writing {
 }
 
 /// Versions without stored data, but for what resizes cut off: those come back with their events.
-fn fills(footer: &Footer) -> Vec<Entry> {
+pub(super) fn fills(footer: &Footer) -> impl Iterator<Item = &Entry> {
     let resizes: HashSet<u64> = footer
         .events
         .iter()
         .filter(|event| matches!(event.record.body, Body::Resize { .. }))
         .map(|event| event.seq.number())
         .collect();
-    let is_fill = |entry: &&Entry| entry.stored == 0 && !(entry.rank.base == 0 && resizes.contains(&entry.rank.seq));
-    let mut fills: Vec<Entry> = footer.run.entries().iter().filter(is_fill).copied().collect();
-    fills.sort_unstable_by_key(|entry| (entry.rank, entry.volume, entry.sector));
-    fills
+    let is_fill =
+        move |entry: &&Entry| entry.stored == 0 && !(entry.rank.base == 0 && resizes.contains(&entry.rank.seq));
+    footer.run.entries().iter().filter(is_fill)
 }
 
 fn filled(entry: &Entry, extent: Extent) -> Body {

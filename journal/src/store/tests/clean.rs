@@ -9,7 +9,7 @@ use super::super::{Cleaner, Output, Store, View, When};
 use super::history::{GROUP, History, SECTORS, Step, VOLUME};
 use super::model::{Promised, check_view, entropy, open, perform};
 use super::runs::merge;
-use crate::codec::{Body, EpochBegin, KeptPoint};
+use crate::codec::{Body, ClockKind, EpochBegin, KeptPoint};
 use crate::disk::sim::{CrashMode, ReadFault, Rng};
 use crate::disk::{Disk, Open, SimDisk};
 use crate::error::{ErrorKind, Result};
@@ -33,6 +33,8 @@ struct Points {
     /// Marks, and until when they are locked.
     marks: BTreeMap<u64, (String, u64)>,
     is_covered: bool,
+    /// Records that were points once.
+    covered: BTreeSet<u64>,
 }
 
 impl Points {
@@ -52,6 +54,7 @@ impl Points {
                 }
                 if self.is_covered {
                     self.offered.insert(seq);
+                    self.covered.insert(seq);
                 }
             }
         }
@@ -153,17 +156,24 @@ fn check_offered(store: &Store, history: &History, points: &Points) {
     assert!(marks.iter().eq(points.marks.keys()));
 }
 
-/// A time names the newest point that is left and not after it, or none.
+/// A time names the newest point that is left and not after it; in a gap, none.
 fn check_times(store: &Store, points: &Points, rng: &mut Rng) {
     let version = store.library().now();
     let last = version.head_time().unwrap().0;
-    for _ in 0..20 {
-        let time = rng.below(last + PACE);
+    let records: Vec<u64> = points.times.values().copied().filter(|_| rng.chance(1, 4)).collect();
+    let others: Vec<u64> = (0..20).map(|_| rng.below(last + PACE)).collect();
+    for time in records.into_iter().chain(others) {
         let newest = points.offered.iter().rev().find(|seq| points.times[seq] <= time).copied();
+        let record = points.times.iter().rev().find(|(_, at)| **at <= time).map(|(seq, _)| *seq);
+        let is_gap = record.is_none_or(|seq| !points.covered.contains(&seq));
+        // It begins behind the last point, which only is known where that is left.
+        let may_be_gap = is_gap || record.is_some_and(|seq| !points.covered.contains(&(seq + 1)));
         match version.find(&When::At(WallTime(time))).unwrap() {
-            Ok(point) => assert_eq!(Some(point.seq.number()), newest, "at {time}"),
-            // In a gap there is none.
-            Err(around) => assert_eq!(around.before.map(|(seq, _)| seq.number()), newest, "at {time}"),
+            Ok(point) => assert_eq!((Some(point.seq.number()), is_gap), (newest, false), "at {time}"),
+            Err(around) => {
+                assert!(may_be_gap || newest.is_none() || last < time, "at {time} there is no gap");
+                assert_eq!(around.before.map(|(seq, _)| seq.number()), newest, "at {time}");
+            }
         }
     }
 }
@@ -293,6 +303,65 @@ fn run(disk: &SimDisk, seed: u64, told: &mut Vec<Kept>) -> Result<()> {
     store.stop(WallTime(7))
 }
 
+/// Surveys, and does what is worth it.
+fn clean_up(store: &mut Store, disk: &SimDisk) {
+    let cleaner = Cleaner::new(store.library().now());
+    let plans = cleaner.survey(1 << 20, &mut go_on).unwrap().unwrap().plans;
+    let mut rest = plans.as_slice();
+    while !rest.is_empty() {
+        let (batch, later) = rest.split_at(Cleaner::batch(rest));
+        rest = later;
+        for one in &cleaner.examine(batch, &mut go_on).unwrap().unwrap() {
+            let output = Output { disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now: WallTime(1) };
+            let new = cleaner.compact(one, output, &mut go_on).unwrap().unwrap();
+            remove_replaced(disk, &store.replace(new).unwrap()).unwrap();
+        }
+    }
+}
+
+/// Tens of segments of what is no data; among it, some times, a twentieth that is alive.
+#[test]
+fn what_is_no_data_leaves_nothing_behind() {
+    let extent = |at, count| Extent::new(Sector::new(at).unwrap(), Sectors::new(count).unwrap()).unwrap();
+    for (has_fills, has_data) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut history = History::new(3);
+        let mut rng = Rng::new(3);
+        let disk = SimDisk::new(3);
+        let begin = Step::Append(history.frames(1));
+        history.steps.push(begin);
+        history.base();
+        let frames = if has_fills { 200 } else { 1500 };
+        for n in 0..frames {
+            let mut bodies = vec![Body::Clock(ClockKind::Report), Body::Flush];
+            if has_fills {
+                let place = |rng: &mut Rng| extent(rng.below(80), 1 + rng.below(16));
+                bodies.extend((0..40).map(|_| Body::Discard { volume: VOLUME, extent: place(&mut rng) }));
+                let fill = [n as u8; 8];
+                bodies.extend((0..40).map(|_| Body::Pattern { volume: VOLUME, extent: place(&mut rng), fill }));
+            }
+            if has_data && n % (frames / 20) == 0 {
+                let mut data = vec![0; 8 * 512];
+                rng.fill(&mut data);
+                history.write(extent(n / (frames / 20) % 12 * 8, 8), data);
+            }
+            let step = Step::Append(vec![history.live(bodies)]);
+            history.steps.extend([step, Step::Sync]);
+        }
+        let mut store = super::model::play(&disk, &history.steps, &mut Promised::default()).unwrap();
+        let now = WallTime(store.library().now().head_time().unwrap().0 + 20 * HOUR);
+        let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
+        let before = store.library().now().bytes();
+        clean_up(&mut store, &disk);
+        let cleaned = store.library().now();
+        // The newest two, and a base, are left alone.
+        let most = if has_data { 200_000 } else { 140_000 };
+        assert!(cleaned.bytes() < most && before > 900_000, "{has_fills} {has_data}: {} of {before}", cleaned.bytes());
+        check_lists(&store, &history, &kept);
+        clean_up(&mut store, &disk);
+        assert_eq!(store.library().now().bytes(), cleaned.bytes(), "nothing is left to do");
+    }
+}
+
 /// Power cuts at every operation of thinning and cleaning: a list that was or one that is, every point of it right, and it goes on.
 #[test]
 fn power_cuts_while_cleaning_lose_no_point() {
@@ -385,6 +454,91 @@ fn check_lists(store: &Store, history: &History, kept: &Kept) {
     assert_eq!(version.head().map(|head| head.seq), Some(history.last()));
     kept.points.iter().for_each(|point| check_view(store, history, point.seq));
     check_view(store, history, kept.upto);
+}
+
+/// A compacted segment that is gone or cut short ends the order before it: below it every point that is left is right, and what is beyond is
+/// none, before mending and after, until the place is reached up to which history was thinned.
+#[test]
+fn a_damaged_compacted_segment_ends_the_order_before_it() {
+    let mut partly = 0;
+    for (seed, part) in [(8, 0), (8, 1), (8, 2), (9, 1), (10, 1), (11, 1), (12, 2)] {
+        let case = format!("seed {seed}, part {part}");
+        let history = History::slow(seed, 60, PACE);
+        let disk = SimDisk::new(seed);
+        let mut store = super::model::play(&disk, &history.steps, &mut Promised::default()).unwrap();
+        let now = WallTime(store.library().now().head_time().unwrap().0 + 1);
+        let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
+        clean(&mut store, &disk, &mut Rng::new(1)).unwrap();
+        let is_compacted = |segment: &&Arc<crate::log::Segment>| {
+            let crate::codec::SegmentHeader { kind, replaces, .. } = segment.header;
+            matches!(kind, crate::codec::SegmentKind::Live { .. }) && replaces.is_some()
+        };
+        let lost = store.log().segments().filter(is_compacted).last().unwrap().clone();
+        let crate::codec::SegmentKind::Live { first } = lost.header.kind else { unreachable!() };
+        let frames = lost.footer().unwrap().frames;
+        drop(store);
+        let name = lost.header.number.file_name();
+        match part {
+            0 => Disk::remove(&disk, &name).unwrap(),
+            // In its last frame: what is before can be read.
+            1 => {
+                let file = Disk::open(&disk, &name, Open::Existing).unwrap();
+                file.set_len(frames.last().unwrap().at + 100).unwrap();
+                partly += usize::from(frames.len() > 1);
+            }
+            // The index, and the header of its last frame.
+            _ => {
+                disk.flip_bit(&name, 8 * (lost.sealed.unwrap().file_bytes - 20)).unwrap();
+                let header = frames.last().unwrap().at + crate::codec::ENVELOPE_BYTES as u64;
+                disk.flip_bit(&name, 8 * (header + 20)).unwrap();
+                partly += usize::from(frames.len() > 1);
+            }
+        }
+        let end = first.before();
+        let mut points = Points::default();
+        for step in &history.steps {
+            if let Step::Append(frames) = step {
+                points.hear(frames);
+            }
+        }
+        points.offered.retain(|&seq| Seq::new(seq).is_some_and(|seq| Some(seq) <= end && kept.offers(seq)));
+        points.marks.retain(|seq, _| points.offered.contains(seq));
+        let (store, findings) = open(&disk).unwrap();
+        assert!(store.closed().is_some() && findings.iter().any(|one| !one.mended), "{case}: {findings:?}");
+        assert_eq!(store.head().map(|head| head.seq), end, "{case}");
+        if end.is_some() {
+            check_offered(&store, &history, &points);
+            check_times(&store, &points, &mut Rng::new(seed));
+        }
+        drop(store);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        Store::mend(shared, GROUP, super::model::SEGMENT_BYTES, entropy).unwrap();
+        let (mut store, findings) = open(&disk).unwrap();
+        // A base that was cleaned and does not count any more is dropped.
+        assert!(store.closed().is_none() && findings.iter().all(|one| one.mended), "{case}: {findings:?}");
+        assert_eq!(store.head().map(|head| head.seq), end, "{case}");
+        if let Some(end) = end {
+            check_offered(&store, &history, &points);
+            let version = store.library().now();
+            // A source can be compared with what there is, whether or not it is offered.
+            assert!(version.view_to_compare(end).is_ok(), "{case}");
+            let later = Cleaner::new(version).thinning(&rule(), WallTime(now.0 + HOUR), &[]).unwrap();
+            let is_same = |later: &Kept| (later.upto, later.upto_time) == (kept.upto, kept.upto_time);
+            assert!(later.is_none_or(|later| is_same(&later)), "{case}");
+        }
+        super::crash::go_on(&mut store, &history, &case);
+        let left = points.offered.clone();
+        let mut points = Points::default();
+        for step in &history.steps {
+            if let Step::Append(frames) = step {
+                points.hear(frames);
+            }
+        }
+        points.offered.retain(|seq| *seq >= kept.upto.number() || left.contains(seq));
+        points.marks.retain(|seq, _| points.offered.contains(seq));
+        check_offered(&store, &history, &points);
+    }
+    assert!(partly > 3, "{partly} were readable in part");
 }
 
 /// A list that cannot be read is told, nothing before it is offered, and nothing is thinned or cleaned on top of it.
