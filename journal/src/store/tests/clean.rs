@@ -104,7 +104,8 @@ fn clean(store: &mut Store, disk: &SimDisk, rng: &mut Rng) -> Result<usize> {
     let cleaner = Cleaner::new(store.library().now());
     let mut plans = cleaner.everything(|| 1 + rng.below_len(4));
     plans.retain(|_| rng.chance(3, 4));
-    let examined = cleaner.examine(&plans, &mut go_on)?.unwrap();
+    let most = if rng.chance(1, 2) { 1 + rng.below_len(40) } else { 1000 };
+    let examined = cleaner.examine_in(most, &plans, &mut go_on)?.unwrap();
     for one in &examined {
         let output = Output { disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now: WallTime(1) };
         let new = cleaner.compact(one, output, &mut go_on)?.unwrap();
