@@ -20,7 +20,6 @@ pub struct ManifestLine {
 }
 
 /// What an entry says.
-#[expect(clippy::large_enum_variant, reason = "each is 512 bytes on disk, and few are in memory")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "each is a sector on disk, and few are in memory at a time")]
 pub enum ManifestEntry {

@@ -321,13 +321,13 @@ fn what_is_no_data_leaves_nothing_behind() {
         let begin = Step::Append(history.frames(1));
         history.steps.push(begin);
         history.base();
-        let frames = if has_fills { 200 } else { 1500 };
+        let frames: u64 = if has_fills { 200 } else { 1500 };
         for n in 0..frames {
             let mut bodies = vec![Body::Clock(ClockKind::Report), Body::Flush];
             if has_fills {
                 let place = |rng: &mut Rng| extent(rng.below(80), 1 + rng.below(16));
                 bodies.extend((0..40).map(|_| Body::Discard { volume: VOLUME, extent: place(&mut rng) }));
-                let fill = [n as u8; 8];
+                let fill = n.to_le_bytes();
                 bodies.extend((0..40).map(|_| Body::Pattern { volume: VOLUME, extent: place(&mut rng), fill }));
             }
             if has_data && n % (frames / 20) == 0 {
