@@ -142,8 +142,9 @@ pub(super) async fn answer(
         other => return Err(unexpected(other)),
     }
     // A session that ended owes these; this receiver may be another one, too.
-    for message in asked.again(features) {
+    for (message, step) in asked.again(features) {
         writer.send(&message).await?;
+        failpoint::passed(step);
     }
     let mut is_over = false;
     loop {
@@ -168,12 +169,12 @@ impl Asked {
     }
 
     /// What a receiver with these features has to be asked again.
-    fn again(&mut self, features: u64) -> Vec<Message> {
+    fn again(&mut self, features: u64) -> Vec<(Message, Step)> {
         if features & FEATURE_PAGES == 0 {
             // A reader that was ended waits for nothing.
             self.pages.drain(..).for_each(|ask| _ = ask.reply.send(None));
         }
-        self.blocks.iter().chain(&self.pages).map(|ask| ask.what.message()).collect()
+        self.blocks.iter().chain(&self.pages).map(|ask| (ask.what.message(), ask.what.step())).collect()
     }
 
     fn keep(&mut self, ask: Ask) {
@@ -184,15 +185,11 @@ impl Asked {
     }
 
     async fn ask(&mut self, ask: Ask, features: u64, writer: &mut MessageWriter) -> Result<()> {
-        let step = match &ask.what {
-            What::Pages { .. } if features & FEATURE_PAGES == 0 => {
-                let _ = ask.reply.send(None);
-                return Ok(());
-            }
-            What::Pages { .. } => Step::PagesAsked,
-            What::Blocks { .. } => Step::HashesAsked,
-        };
-        let message = ask.what.message();
+        if matches!(ask.what, What::Pages { .. }) && features & FEATURE_PAGES == 0 {
+            let _ = ask.reply.send(None);
+            return Ok(());
+        }
+        let (message, step) = (ask.what.message(), ask.what.step());
         // Kept first: whatever happens to the stream, it is asked again.
         self.keep(ask);
         writer.send(&message).await?;
@@ -221,6 +218,13 @@ impl Asked {
 }
 
 impl What {
+    fn step(&self) -> Step {
+        match self {
+            Self::Blocks { .. } => Step::HashesAsked,
+            Self::Pages { .. } => Step::PagesAsked,
+        }
+    }
+
     fn message(&self) -> Message {
         match *self {
             Self::Blocks { volume, first: first_block, count: blocks } => {

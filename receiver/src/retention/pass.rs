@@ -51,6 +51,11 @@ impl Memory {
         if group.damage().is_some() {
             return Ok(());
         }
+        if group.library()?.now().has_lost_points() {
+            let message =
+                "which points are left where history was thinned cannot be read: nothing is thinned or cleaned";
+            return Err(Error::new(Code::DAMAGED, message).hint(format!("backspool verify {}", group.name())));
+        }
         let reserve = groups.catalog().dir().reserve();
         let disk = FileDisk::create(groups.catalog().group_dir(group.id()))?.with_reserve(Some(Arc::clone(reserve)));
         thin(group, &disk, policy, now)?;
@@ -148,7 +153,7 @@ impl Memory {
     }
 }
 
-/// Lets points go that are not kept any more. What is pinned meanwhile stays: the list is swapped while nobody can pin.
+/// Lets points go that are not kept any more. What is pinned meanwhile stays: the list is swapped while nobody can pin, and written before.
 fn thin(group: &Group, disk: &FileDisk, policy: &Policy, now: WallTime) -> Result<()> {
     loop {
         let version = group.library()?.now();
@@ -163,15 +168,18 @@ fn thin(group: &Group, disk: &FileDisk, policy: &Policy, now: WallTime) -> Resul
         }
         let Kept { upto, points, .. } = &kept;
         let (upto, count) = (*upto, points.len());
+        let list = PointsFile::write(disk, group.id(), group.take_number()?, kept)?;
+        let name = list.number().points_name();
         let pinned = group.pins();
         // What has begun meanwhile counts. An image may be held at a place that the journal has lost: that is none to be kept.
         let newest = group.library()?.now();
-        if pinned.all(&newest).iter().any(|pin| newest.timeline().is_point(*pin) && !kept.offers(*pin)) {
+        let is_missed = |pin: &Seq| newest.timeline().is_point(*pin) && !list.kept().offers(*pin);
+        if pinned.all(&newest).iter().any(is_missed) {
+            drop(pinned);
+            disk.remove(&name)?;
             continue;
         }
-        let list = PointsFile::write(disk, group.id(), group.take_number()?, kept)?;
-        let number = list.number();
-        group.thin(list).inspect_err(|error| tidy(disk, error, &number.points_name()))?;
+        group.thin(list).inspect_err(|error| tidy(disk, error, &name))?;
         info!(group = %group.name(), %upto, points = count, "history is thinned");
         return Ok(());
     }
@@ -183,7 +191,7 @@ fn has_room_for(reserve: &Reserve, bytes: u64) -> bool {
     reserve.free_bytes().is_none_or(|free| free.saturating_add(kept) >= bytes.saturating_add(LEFT_BYTES))
 }
 
-/// Removes what was refused. After any other error it may be named already: the journal finds out when it is opened anew.
+/// Removes what was refused: a number is given out once, whatever the journal was opened for meanwhile. After any other error it may be named already: the journal finds out when it is opened anew.
 fn tidy(disk: &dyn Disk, error: &Error, name: &str) {
     if error.code() == Code::USAGE {
         // Should that fail, it is a stray.

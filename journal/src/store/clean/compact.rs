@@ -139,7 +139,11 @@ impl Cleaner {
     /// Writes what is left of a plan, durably. `None` if `pace` stops it. Nothing of the journal has changed then, nor after an error:
     /// what was written is removed, now or when the journal is opened next.
     pub fn compact(&self, examined: &Examined, output: Output<'_>, pace: Pace<'_>) -> Result<Option<Compacted>> {
-        let written = self.write(examined, output, pace);
+        let header = header(&examined.plan.segments, output)?;
+        let old = examined.plan.segments.iter().map(|thinned| Arc::clone(&thinned.segment)).collect();
+        // Where there is a file already, it is not ours to remove.
+        let file = CompactedWriter::create(output.disk, header, old)?;
+        let written = self.write(examined, file, header, output, pace);
         if !matches!(written, Ok(Some(_))) {
             let _ = output.disk.remove(&output.number.file_name());
         }
@@ -152,10 +156,14 @@ impl Cleaner {
         footer.events.iter().filter(|event| !matches!(event.record.body, Body::Mark(_)) || timeline.is_point(event.seq))
     }
 
-    fn write(&self, examined: &Examined, output: Output<'_>, pace: Pace<'_>) -> Result<Option<Compacted>> {
-        let header = header(&examined.plan.segments, output)?;
-        let old = examined.plan.segments.iter().map(|thinned| Arc::clone(&thinned.segment)).collect();
-        let file = CompactedWriter::create(output.disk, header, old)?;
+    fn write(
+        &self,
+        examined: &Examined,
+        file: CompactedWriter,
+        header: SegmentHeader,
+        output: Output<'_>,
+        pace: Pace<'_>,
+    ) -> Result<Option<Compacted>> {
         let mut writing = Writing { file, frame: CompactBuilder::default(), header, now: output.now };
         for (thinned, verdicts) in examined.plan.segments.iter().zip(&examined.segments) {
             for Event { seq, record } in &verdicts.events {

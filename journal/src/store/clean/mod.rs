@@ -50,8 +50,9 @@ impl Cleaner {
         Self { version }
     }
 
+    /// The list that says what can be seen. Where it cannot be read nothing is known to be dead.
     fn kept(&self) -> Option<&Arc<Kept>> {
-        self.version.timeline.kept()
+        self.version.timeline.kept().filter(|_| !self.version.has_lost_points)
     }
 
     /// The segments that lie wholly below X, each chain in its order. The newest sealed one is left alone: it says where the order ends.
