@@ -169,7 +169,8 @@ impl Lives {
         *self = Self::Parts(left);
     }
 
-    fn is_nothing(&self) -> bool {
+    /// Whether it cannot be seen at all.
+    pub(super) fn is_nothing(&self) -> bool {
         matches!(self, Self::Parts(parts) if parts.is_empty())
     }
 

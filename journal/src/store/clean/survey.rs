@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::compact::fills;
+use super::compact::{JUDGED_MAX, fills};
 use super::judge::Judge;
 use super::units::rest;
 use super::{Cleaner, Pace, Thinned};
@@ -103,6 +103,8 @@ pub struct Surveyed {
 struct Share {
     bytes: u64,
     kept: u64,
+    /// Versions in it.
+    entries: u64,
     is_readable: bool,
 }
 
@@ -181,15 +183,15 @@ struct Amount {
 impl Sample {
     /// Whole units, and fills, evenly from all of a segment: about `most` entries.
     fn of(footer: &Footer, most: usize, events: usize, mut accuse: impl FnMut(Entry) -> (Entry, usize)) -> Self {
-        let units = stored_units(footer);
-        let writes: usize = units.iter().map(Vec::len).sum();
+        let stored = stored(footer);
+        let writes = stored.len();
         let fills = fills(footer).count();
-        let data = units.iter().filter_map(|unit| unit.first()).map(|first| u64::from(first.stored)).sum();
-        let whole = Amount { data, units: units.len() as u64, writes: writes as u64, fills: fills as u64 };
+        let data = units(&stored).filter_map(<[Entry]>::first).map(|first| u64::from(first.stored)).sum();
+        let whole = Amount { data, units: units(&stored).count() as u64, writes: writes as u64, fills: fills as u64 };
         let most = if writes == 0 || fills == 0 { most } else { most / 2 };
-        let units = units.into_iter().enumerate().filter(|(at, _)| is_chosen(*at, writes, most));
+        let units = units(&stored).enumerate().filter(|(at, _)| is_chosen(*at, writes, most));
         Self {
-            units: units.map(|(_, unit)| unit.into_iter().map(&mut accuse).collect()).collect(),
+            units: units.map(|(_, unit)| unit.iter().copied().map(&mut accuse).collect()).collect(),
             fills: (0..)
                 .zip(self::fills(footer))
                 .filter(|(at, _)| is_chosen(*at, fills, most))
@@ -221,6 +223,7 @@ impl Sample {
         Share {
             bytes,
             kept: (kept + FRAME_OF_FILE).min(bytes),
+            entries: self.whole.writes + self.whole.fills,
             is_readable: thinned.segment.state == SegmentState::Good,
         }
     }
@@ -261,11 +264,16 @@ fn is_chosen(at: usize, count: usize, most: usize) -> bool {
     step == 1 || (at.wrapping_mul(0x9e37_79b9) >> 7).is_multiple_of(step)
 }
 
-/// Versions with stored data, by unit, in the order of the file.
-pub(super) fn stored_units(footer: &Footer) -> Vec<Vec<Entry>> {
+/// Versions with stored data, in the order of the file.
+pub(super) fn stored(footer: &Footer) -> Vec<Entry> {
     let mut entries: Vec<Entry> = footer.run.entries().iter().filter(|entry| entry.stored > 0).copied().collect();
     entries.sort_unstable_by_key(|entry| (entry.at, entry.rank, entry.sector));
-    entries.chunk_by(|a, b| a.at == b.at).map(<[Entry]>::to_vec).collect()
+    entries
+}
+
+/// By unit.
+pub(super) fn units(stored: &[Entry]) -> impl Iterator<Item = &[Entry]> {
+    stored.chunk_by(|a, b| a.at == b.at)
 }
 
 /// Runs of neighbours that are worth it.
@@ -277,16 +285,17 @@ fn choose(shares: &[Share], segment_bytes: u64) -> Vec<std::ops::Range<usize>> {
     let mut at = 0;
     while let Some(first) = shares.get(at) {
         let begins = first.is_readable && (is_dead(first.bytes, first.kept) || is_small(first));
-        let (mut end, mut bytes, mut kept) = (at, 0, 0);
+        let (mut end, mut bytes, mut kept, mut entries) = (at, 0, 0, 0);
         while let Some(next) = shares.get(end).filter(|_| begins) {
             let joins = next.is_readable
                 && end - at < REPLACED_MAX
-                && (end == at || kept + next.kept <= segment_bytes)
+                && (end == at || kept + next.kept <= segment_bytes && entries + next.entries <= JUDGED_MAX as u64)
                 && (is_dead(next.bytes, next.kept) || is_small(next));
             if !joins {
                 break;
             }
             (end, bytes, kept) = (end + 1, bytes + next.bytes, kept + next.kept);
+            entries += next.entries;
         }
         let is_worth_it = is_dead(bytes, kept) && bytes - kept >= freed_min;
         if end > at && (is_worth_it || end - at >= JOINED_MIN) {
@@ -310,7 +319,9 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn shares(list: &[(u64, u64)]) -> Vec<Share> {
-        list.iter().map(|&(bytes, kept)| Share { bytes: bytes * MIB, kept: kept * MIB, is_readable: true }).collect()
+        list.iter()
+            .map(|&(bytes, kept)| Share { bytes: bytes * MIB, kept: kept * MIB, entries: 1000, is_readable: true })
+            .collect()
     }
 
     #[test]
@@ -330,6 +341,15 @@ mod tests {
         assert_eq!(choose(&[(4, 4); 7]), []);
         assert_eq!(choose(&[(4, 4); 8]), [(0, 8)]);
         assert_eq!(choose(&[(64, 0); 40]), [(0, 32), (32, 40)]);
+    }
+
+    #[test]
+    fn a_run_has_no_more_versions_than_are_judged_together() {
+        let mut shares = shares(&[(64, 0); 6]);
+        let most = JUDGED_MAX as u64;
+        let counts = [most / 2, most / 2, 1, most * 5, most, 1];
+        shares.iter_mut().zip(counts).for_each(|(share, entries)| share.entries = entries);
+        assert_eq!(choose(&shares, 64 * MIB), [0..2, 2..3, 3..4, 4..5, 5..6]);
     }
 
     #[test]

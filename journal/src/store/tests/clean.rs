@@ -107,7 +107,8 @@ fn clean(store: &mut Store, disk: &SimDisk, rng: &mut Rng) -> Result<usize> {
     let cleaner = Cleaner::new(store.library().now());
     let mut plans = cleaner.everything(|| 1 + rng.below_len(4));
     plans.retain(|_| rng.chance(3, 4));
-    let examined = cleaner.examine(&plans, &mut go_on)?.unwrap();
+    let most = if rng.chance(1, 2) { 1 + rng.below_len(40) } else { 1000 };
+    let examined = cleaner.examine_in(most, &plans, &mut go_on)?.unwrap();
     for one in &examined {
         let output = Output { disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now: WallTime(1) };
         let new = cleaner.compact(one, output, &mut go_on)?.unwrap();
@@ -330,13 +331,13 @@ fn what_is_no_data_leaves_nothing_behind() {
         let begin = Step::Append(history.frames(1));
         history.steps.push(begin);
         history.base();
-        let frames = if has_fills { 200 } else { 1500 };
+        let frames: u64 = if has_fills { 200 } else { 1500 };
         for n in 0..frames {
             let mut bodies = vec![Body::Clock(ClockKind::Report), Body::Flush];
             if has_fills {
                 let place = |rng: &mut Rng| extent(rng.below(80), 1 + rng.below(16));
                 bodies.extend((0..40).map(|_| Body::Discard { volume: VOLUME, extent: place(&mut rng) }));
-                let fill = [u8::try_from(n % 251).unwrap(); 8];
+                let fill = n.to_le_bytes();
                 bodies.extend((0..40).map(|_| Body::Pattern { volume: VOLUME, extent: place(&mut rng), fill }));
             }
             if has_data && n % (frames / 20) == 0 {
