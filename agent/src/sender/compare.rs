@@ -308,8 +308,8 @@ mod tests {
         assert_eq!(asked.again(0), [(range, Step::HashesAsked)]);
         let mut pages = ask(&mut asked, What::Pages { volume: VOLUME, blocks: vec![5] });
         let again = asked.again(FEATURE_PAGES);
-        let pages = Message::ComparePages { volume: VOLUME, blocks: vec![5] };
-        assert_eq!(again.last(), Some(&(pages, Step::PagesAsked)));
+        let question = Message::ComparePages { volume: VOLUME, blocks: vec![5] };
+        assert_eq!(again.last(), Some(&(question, Step::PagesAsked)));
         assert_eq!((again.len(), pages.try_recv().is_err()), (2, true));
         asked.again(0);
         assert_eq!(pages.try_recv(), Ok(None));
