@@ -37,6 +37,8 @@ fn lives(what: &str, dir: &Path) {
     for round in 0..2 {
         let filler = fill(dir);
         assert!(reserve.is_whole(), "{what}: nobody takes it");
+        let free = reserve.free_bytes().unwrap();
+        assert!(free < MIB, "{what}: {free} bytes that nobody gets are no room");
         assert!(!reserve.has_room_for(RESERVE_BYTES * 3 / 4), "{what}: half of it is for what cannot wait");
         // A name, and more than any file system keeps for itself.
         let name = format!("note-{round}");

@@ -264,7 +264,8 @@ fn a_receiver_without_room_keeps_what_it_has_and_goes_on_later() {
     cluster.stop_receiver();
 }
 
-/// A store that history has filled to the brim: what retention lets go makes room, and all that was refused comes in.
+/// A disk without a byte left but the reserve, and history that has used its half of that: what retention lets go makes room, and all
+/// that was refused comes in.
 #[test]
 fn cleaning_makes_room_on_a_full_disk() {
     let mut cluster = Cluster::new();
@@ -277,16 +278,26 @@ fn cleaning_makes_room_on_a_full_disk() {
     cluster.settle();
     cluster.mark("before");
     let before = cluster.image("mark:before");
-    write_until(&cluster, "full", || cluster.state() == "stopped");
+    let stored = |cluster: &Cluster| cluster.status()["store_bytes"].as_u64().unwrap();
+    write_until(&cluster, "history", || stored(&cluster) >= 240 << 20);
+    cluster.settle();
+    wait_kept(&cluster, &cluster.store);
+    // Whoever gives the reserve back while somebody takes all that there is has given it to him.
+    let receiver = cluster.receiver.as_ref().unwrap();
+    receiver.signal(Signal::STOP);
     let filler = fill(&mounted.dir);
+    assert!(kept(&cluster.store) >= 16 << 20);
+    receiver.signal(Signal::CONT);
+    write_until(&cluster, "full", || cluster.state() == "stopped");
+    assert_eq!(kept(&cluster.store), 0, "the reserve is in use");
     let gaps = cluster.gaps().len();
-    let full = cluster.status()["store_bytes"].as_u64().unwrap();
+    let full = stored(&cluster);
 
     let short = ["retention", "db", "--every-write", "1s", "--every-minute", "0", "--hourly", "0", "--yes"];
     cluster.ask(&short).document();
-    let is_smaller = || (cluster.status()["store_bytes"].as_u64().unwrap() < full / 2).then_some(());
-    wait_for("cleaned", is_smaller, || cluster.words());
+    wait_for("cleaned", || (stored(&cluster) < full / 2).then_some(()), || cluster.words());
     cluster.settle();
+    wait_kept(&cluster, &cluster.store);
     assert_eq!(cluster.gaps().len(), gaps, "all of it was kept by the agent");
     cluster.assert_same();
     assert!(cluster.image("mark:before") == before);

@@ -24,6 +24,10 @@ pub const RESERVE_BYTES: u64 = 16 << 20;
 const BESIDES_BYTES: u64 = 16 << 20;
 /// Room that another has just given back is tried as well.
 const SOME_BYTES: u64 = 1 << 20;
+/// What ext4 keeps for itself, and gives to nobody, but counts as free for the superuser: a fiftieth of all blocks, of which `f_blocks` lacks
+/// what the file system takes, or so many.
+const OWN_PART: u64 = 40;
+const OWN_BLOCKS: u64 = 4096;
 const NAME: &str = "reserve";
 
 /// The reserve of one directory, and of all that are on the same file system.
@@ -125,7 +129,9 @@ impl Reserve {
     pub fn free_bytes(&self) -> Option<u64> {
         let found = fstatvfs(&self.dir).ok()?;
         // What a file system keeps for the superuser is there for him.
-        let blocks = if geteuid().is_root() { found.f_bfree } else { found.f_bavail };
+        let held = found.f_bfree.saturating_sub(found.f_bavail);
+        let own = held.min(OWN_BLOCKS).min(found.f_blocks / OWN_PART);
+        let blocks = if geteuid().is_root() { found.f_bfree - own.min(found.f_bfree) } else { found.f_bavail };
         Some(blocks.saturating_mul(found.f_frsize))
     }
 

@@ -228,7 +228,13 @@ impl Retention {
             let tenth = Duration::from_micros(policy.every_write.0 / 10);
             rest = rest.min(tenth.clamp(LOOK_EVERY.0, LOOK_EVERY.1));
             let mut memory = self.memories().remove(&group.id()).unwrap_or_default();
+            let reserve = self.groups.catalog().dir().reserve();
+            if memory.is_waiting(reserve) {
+                self.memories().insert(group.id(), memory);
+                continue;
+            }
             let done = memory.pass(&self.groups, &group, &policy, now, &|| self.is_stopping());
+            memory.note_room(reserve, &done);
             self.memories().insert(group.id(), memory);
             self.note_failure(Some(&group), done);
             if self.is_stopping() {

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use journal::codec::KEPT_POINT_BYTES;
 use journal::disk::{Disk, FileDisk, RESERVE_BYTES, Reserve};
 use journal::error::ErrorKind;
 use journal::limits::SEGMENT_BYTES;
@@ -27,6 +28,11 @@ const SURVEY_PART: u32 = 20;
 const FEW_PART: usize = 50;
 /// What cleaning leaves of the reserve to others, for the moment until it has made room.
 const LEFT_BYTES: u64 = 2 << 20;
+/// The same where hardly anything is written: names, a manifest's entry, a segment without data.
+const LITTLE_BYTES: u64 = 256 << 10;
+/// How long it is waited for room, at first and at most; so much more of it ends the wait.
+const WAIT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
+const NEWS_BYTES: u64 = 1 << 20;
 
 /// What is remembered of a group from one look to the next. Losing it costs a survey.
 #[derive(Debug, Default)]
@@ -37,9 +43,38 @@ pub(super) struct Memory {
     not_before: Option<Instant>,
     /// Segments of which something cannot be read: `verify` names it.
     unreadable: BTreeSet<SegmentNo>,
+    /// There was no room.
+    wait: Option<Wait>,
+}
+
+#[derive(Debug)]
+struct Wait {
+    until: Instant,
+    length: Duration,
+    /// What was free.
+    free: Option<u64>,
 }
 
 impl Memory {
+    /// Whether there was no room, and there is no more now: trying again would change nothing.
+    pub(super) fn is_waiting(&self, reserve: &Reserve) -> bool {
+        let Some(wait) = &self.wait else { return false };
+        let is_news = match (reserve.free_bytes(), wait.free) {
+            (Some(free), Some(before)) => free >= before.saturating_add(NEWS_BYTES),
+            _ => false,
+        };
+        !is_news && !reserve.is_whole() && Instant::now() < wait.until
+    }
+
+    /// Remembers whether there was room.
+    pub(super) fn note_room(&mut self, reserve: &Reserve, done: &Result<()>) {
+        let before = self.wait.take().map(|wait| wait.length);
+        if done.as_ref().is_err_and(|error| error.code() == Code::NO_SPACE) {
+            let length = before.map_or(WAIT.0, |length| (length * 2).min(WAIT.1));
+            self.wait = Some(Wait { until: Instant::now() + length, length, free: reserve.free_bytes() });
+        }
+    }
+
     pub(super) fn pass(
         &mut self,
         groups: &Groups,
@@ -58,7 +93,7 @@ impl Memory {
         }
         let reserve = groups.catalog().dir().reserve();
         let disk = FileDisk::create(groups.catalog().group_dir(group.id()))?.with_reserve(Some(Arc::clone(reserve)));
-        thin(group, &disk, policy, now)?;
+        thin(group, &disk, reserve, policy, now)?;
         let mut pace = pace(group, is_stopping);
         self.clean(group, &disk, reserve, now, &mut pace)
     }
@@ -100,16 +135,14 @@ impl Memory {
         while !rest.is_empty() {
             let (batch, later) = rest.split_at(Cleaner::batch(rest).min(rest.len()));
             rest = later;
-            match self.carry_out(group, disk, (&cleaner, batch, now), pace)? {
+            match self.carry_out(group, (disk, reserve), (&cleaner, batch, now), pace)? {
                 ControlFlow::Continue(count) => done += count,
                 ControlFlow::Break(()) => return Ok(()),
             }
         }
         self.surveyed = Some((kept.upto, kept.points.len(), done > 0 || wait > 0));
         if done == 0 && wait > 0 {
-            let message = format!("no room to clean the store of {}: {wait} steps wait", group.name());
-            return Err(Error::new(Code::NO_SPACE, message)
-                .hint("free some space: no history that is promised is given up for it"));
+            return Err(no_room(group));
         }
         Ok(())
     }
@@ -118,13 +151,17 @@ impl Memory {
     fn carry_out(
         &mut self,
         group: &Group,
-        disk: &dyn Disk,
+        (disk, reserve): (&dyn Disk, &Reserve),
         (cleaner, batch, now): (&Cleaner, &[CompactPlan], WallTime),
         pace: &mut dyn FnMut(u64) -> ControlFlow<()>,
     ) -> Result<ControlFlow<(), usize>> {
         let Some(examined) = cleaner.examine(batch, pace)? else { return Ok(ControlFlow::Break(())) };
         let mut done = 0;
         for one in &examined {
+            // Others have written meanwhile.
+            if !has_room_for(reserve, one.plan().kept_bytes) {
+                return Err(no_room(group));
+            }
             let output = Output { disk, number: group.take_number()?, salt: link::random(), now };
             let new = match cleaner.compact(one, output, pace) {
                 Ok(Some(new)) => new,
@@ -154,7 +191,7 @@ impl Memory {
 }
 
 /// Lets points go that are not kept any more. What is pinned meanwhile stays: the list is swapped while nobody can pin, and written before.
-fn thin(group: &Group, disk: &FileDisk, policy: &Policy, now: WallTime) -> Result<()> {
+fn thin(group: &Group, disk: &FileDisk, reserve: &Reserve, policy: &Policy, now: WallTime) -> Result<()> {
     loop {
         let version = group.library()?.now();
         let pins = group.pins().all(&version);
@@ -168,6 +205,10 @@ fn thin(group: &Group, disk: &FileDisk, policy: &Policy, now: WallTime) -> Resul
         }
         let Kept { upto, points, .. } = &kept;
         let (upto, count) = (*upto, points.len());
+        // A number is taken for what can be written.
+        if !has_room_for(reserve, u64::try_from(count.saturating_mul(KEPT_POINT_BYTES)).unwrap_or(u64::MAX)) {
+            return Err(no_room(group));
+        }
         let list = PointsFile::write(disk, group.id(), group.take_number()?, kept)?;
         let name = list.number().points_name();
         let pinned = group.pins();
@@ -188,7 +229,13 @@ fn thin(group: &Group, disk: &FileDisk, policy: &Policy, now: WallTime) -> Resul
 /// Whether so much can be written, with the reserve if it has to be: more than that is freed right after.
 fn has_room_for(reserve: &Reserve, bytes: u64) -> bool {
     let kept = if reserve.is_whole() { RESERVE_BYTES } else { 0 };
-    reserve.free_bytes().is_none_or(|free| free.saturating_add(kept) >= bytes.saturating_add(LEFT_BYTES))
+    let left = bytes.saturating_add(LITTLE_BYTES).min(LEFT_BYTES);
+    reserve.free_bytes().is_none_or(|free| free.saturating_add(kept) >= bytes.saturating_add(left))
+}
+
+fn no_room(group: &Group) -> Error {
+    Error::new(Code::NO_SPACE, format!("no room to thin or clean the store of {}: it waits", group.name()))
+        .hint("free some space: no history that is promised is given up for it")
 }
 
 /// Removes what was refused: a number is given out once, whatever the journal was opened for meanwhile. After any other error it may be named already: the journal finds out when it is opened anew.
