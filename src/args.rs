@@ -100,7 +100,9 @@ pub(crate) enum Verb {
                             backspool restore db --at mark:before-upgrade --to - | nbdcopy - nbd://target\n  \
                             backspool restore db --since '1 hour ago' --at latest --to /srv/db-then.img")]
     Restore(Restore),
-    /// Take the replica image, or with --live the source itself, back to an instant, touching only blocks that differ
+    /// Take the replica image, or with --live the source itself, back to an instant
+    ///
+    /// Only blocks that differ are written.
     #[command(after_help = "Examples:\n  backspool rollback db --at mark:before-upgrade --dry-run\n  \
                             backspool rollback db --at 09:15 --yes\n  backspool rollback db --undo --yes\n  \
                             backspool rollback db --at mark:before-upgrade --live\n  \
@@ -131,7 +133,7 @@ pub(crate) enum Verb {
     /// Take off what `mount` has mounted, also after its receiver was killed
     #[command(after_help = "Example:\n  backspool unmount /mnt/then")]
     Unmount(Unmount),
-    /// Run a command on a volume as it was, as after a restore, and measure how long that takes
+    /// Run a command on a volume as it was, as after a restore, and take the time
     ///
     /// The command finds a writable view of the point: in $BACKSPOOL_IMAGE as a regular file, in $BACKSPOOL_NBD as an NBD URI. What it
     /// changes is gone with the view, which ends with the command. What it says goes to stderr. The result, with the time until the first
@@ -139,8 +141,12 @@ pub(crate) enum Verb {
     #[command(after_help = "Examples:\n  backspool drill db --at latest --run 'e2fsck -fn \"$BACKSPOOL_IMAGE\"'\n  \
                             backspool drill db --at '1 hour ago' --timeout 10m --run 'nbdinfo \"$BACKSPOOL_NBD\"'")]
     Drill(Drill),
-    /// Let the receiver write to the source for a while: a live rollback; run it on the source's machine
-    #[command(after_help = "Examples:\n  backspool allow db --for 10m\n  backspool allow db --for 0s")]
+    /// Let the receiver write to the source for a while, for a live rollback
+    ///
+    /// Run it on the source's machine.
+    #[command(
+        after_help = "Examples:\n  backspool allow db --for 10m\n  backspool allow db --for 0s\n  backspool allow db --give-up"
+    )]
     Allow(Allow),
     /// Read and check everything that is kept of a group, and mend what is damaged
     ///
@@ -410,8 +416,12 @@ pub(crate) struct Allow {
     /// Which group
     pub(crate) group: String,
     /// For how long from now on, at most a day; `0s`: not any more
-    #[arg(long = "for", value_name = "DURATION")]
-    pub(crate) time: String,
+    #[arg(long = "for", value_name = "DURATION", required_unless_present = "give_up", conflicts_with = "give_up")]
+    pub(crate) time: Option<String>,
+    /// A live rollback that was begun and cannot be finished is not gone on with: its volumes stay a mix of now and then, until another one or a
+    /// restore; clients come in, and everything is compared
+    #[arg(long)]
+    pub(crate) give_up: bool,
 }
 
 /// `diff`

@@ -116,6 +116,16 @@ fn a_command_passes_or_fails_and_nothing_is_left() {
     assert_eq!(failed(&cluster, "kill -9 $$", &[])["command_status"], 137);
     let late = failed(&cluster, "sleep 1000", &["--timeout", "300ms"]);
     assert_eq!((&late["command_status"], &late["why"]), (&143.into(), &"it took longer than --timeout".into()));
+    // Neither what the command leaves running outlives it, nor what does not care about being asked to end.
+    let left = |command: &str, more: &[&str], exit: i32| {
+        let file = cluster.path("left");
+        let call = drill(&cluster, &command.replace("PID", file.to_str().unwrap()), more);
+        assert_eq!(call.exit, exit, "{call:?}");
+        let pid = fs::read_to_string(&file).unwrap().trim().parse().ok().and_then(Pid::from_raw).unwrap();
+        assert_gone(pid);
+    };
+    left("sleep 1000 & echo $! > PID; exit 0", &[], 0);
+    left("sh -c 'trap \"\" TERM; echo $$ > PID; sleep 1000; sleep 1000' & wait", &["--timeout", "1s"], 14);
     let full = failed(
         &cluster,
         r#"dd if=/dev/zero of="$BACKSPOOL_IMAGE" bs=1M conv=notrunc,fsync seek=1 count=8"#,

@@ -272,6 +272,76 @@ fn while_it_is_not_over_nobody_comes_in() {
     story.end();
 }
 
+/// The receiver ends in the middle, and nobody waits for it: the tap is open, what the source holds then is a point when it was compared,
+/// and the source can be taken back again.
+#[test]
+fn what_cannot_be_finished_is_given_up() {
+    let mut story = Story::new(9);
+    let give_up = |cluster: &Cluster| cluster.ask_agent(&["allow", "db", "--give-up", "--yes"]);
+    give_up(&story.cluster).refused(10, "there is nothing to give up");
+    story.cluster.ask_agent(&["allow", "db", "--give-up"]).refused(2, "nobody here can answer");
+    story.cluster.stop_receiver();
+    story.cluster.failpoints.0 = Some(format!("{}:3", Step::RollbackBlocksSent.name()));
+    story.cluster.start_receiver();
+    story.cluster.settle();
+    story.cluster.allow();
+    let call = story.cluster.go_back(&["--at", "mark:then"]);
+    assert_eq!(call.exit, 16, "{call:?}");
+    story.cluster.wait_receiver_killed();
+    let Story { cluster, then, now } = &mut story;
+    assert!(Client::connect(&cluster.tap(), "").is_err(), "let in");
+    let given_up = || match give_up(cluster) {
+        call if call.exit == 11 => None,
+        call => Some(call.document()),
+    };
+    let document = wait_for("given up", given_up, || cluster.words());
+    assert!(document["given_up_seq"].is_u64(), "{document}");
+    assert!(cluster.agent_status()["rollback"].is_null());
+    give_up(cluster).refused(10, "there is nothing to give up");
+    cluster.write(4096, &[0xab; 8192]);
+    let mixed = cluster.content();
+    assert!(mixed != *then && mixed != *now);
+    // Nor does another run of the agent, or the receiver, go on with it.
+    cluster.stop_agent();
+    cluster.start_agent();
+    Client::connect(&cluster.tap(), "db").unwrap().disconnect().unwrap();
+    cluster.start_receiver();
+    cluster.settle();
+    assert_equal(&cluster.content(), &mixed);
+    assert_equal(&cluster.image("latest"), &mixed);
+    cluster.allow();
+    cluster.go_back(&["--at", "mark:then"]).document();
+    cluster.assert_is_back(then, MARK);
+    story.end();
+}
+
+/// The agent's disk fails when it is to note that it begins, and when it is to take that back: nothing was begun, and as soon as that can be
+/// written clients come in, and it can be asked again.
+#[test]
+fn what_could_not_be_begun_is_forgotten() {
+    let mut story = Story::new(8);
+    story.cluster.stop_agent();
+    let fails = |step: Step| format!("{}:eio", step.name());
+    story.cluster.failpoints.1 = Some([Step::RollbackNoting, Step::RollbackForgetting].map(fails).join(","));
+    story.cluster.start_agent();
+    story.cluster.settle();
+    story.cluster.allow();
+    let cluster = &story.cluster;
+    let call = cluster.go_back(&["--at", "mark:then"]);
+    assert_ne!(call.exit, 0, "{call:?}");
+    let forgotten = || cluster.agent_status()["rollback"].is_null().then_some(());
+    wait_for("forgotten", forgotten, || cluster.words());
+    let open = || Client::connect(&cluster.tap(), "").is_ok().then_some(());
+    wait_for("open", open, || cluster.words());
+    assert!(cluster.agent.as_ref().unwrap().last_words().contains("what was not begun is noted still"));
+    story.wait_no_clients();
+    story.assert_untouched();
+    story.cluster.settle();
+    story.cluster.go_back(&["--at", "mark:then"]).document();
+    story.cluster.assert_is_back(&story.then, MARK);
+    story.end();
+}
+
 /// Undone before it was over, on the way of somebody who changed his mind.
 #[test]
 fn what_is_not_over_can_be_undone() {

@@ -61,6 +61,11 @@ struct AllowRequest {
     for_seconds: u64,
 }
 
+#[derive(Deserialize)]
+struct GiveUpRequest {
+    group: String,
+}
+
 impl Control {
     /// Listens on `path`. The file of an agent that was killed is replaced; one that is answered on is another's.
     pub(crate) fn start(path: &Path, receiver: Pin, groups: Vec<Arc<Group>>) -> Result<Self> {
@@ -69,7 +74,8 @@ impl Control {
         let routes = Router::new()
             .route("/v1/status", get(status))
             .route("/v1/mark", post(mark))
-            .route("/v1/allow", post(allow));
+            .route("/v1/allow", post(allow))
+            .route("/v1/give-up", post(give_up));
         let routes = routes.with_state(Answers { groups, receiver });
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = axum::serve(listener, routes).with_graceful_shutdown(async { drop(stopped.await) });
@@ -206,6 +212,24 @@ async fn allow(State(answers): State<Answers>, Json(asked): Json<AllowRequest>) 
     let micros = for_seconds.saturating_mul(1_000_000);
     let until = (for_seconds > 0).then(|| rfc3339(WallTime(SystemClock.wall().0.saturating_add(micros))));
     Json(json!({"schema": 1, "group": name, "allowed_seconds": for_seconds, "until": until})).into_response()
+}
+
+/// Ends a live rollback that cannot be carried to its end.
+async fn give_up(State(answers): State<Answers>, Json(asked): Json<GiveUpRequest>) -> Response {
+    let GiveUpRequest { group: name } = asked;
+    let Some(group) = answers.groups.iter().find(|group| group.name() == name) else {
+        return refused(no_group(&name));
+    };
+    let group = Arc::clone(group);
+    let given_up = spawn_blocking(move || {
+        let busy = || Error::locked("the receiver is at it just now: it can be given up while it does not go on");
+        group.take_turn().ok_or_else(busy)?.give_up()
+    });
+    match given_up.await {
+        Ok(Ok(target)) => Json(json!({"schema": 1, "group": name, "given_up_seq": target.number()})).into_response(),
+        Ok(Err(error)) => refused(error),
+        Err(error) => refused(Error::unavailable("a thread failed").with_source(error)),
+    }
 }
 
 /// Records the mark and waits until it is durable.

@@ -8,6 +8,8 @@
 //!
 //! *A version stays if a point can see it.* `docs/FORMAT.md` has that in full, `docs/decisions/0019-thinned-then-cleaned.md` says why points go first.
 
+use std::sync::Arc;
+
 use crate::codec::KeptPoint;
 use crate::types::{Micros, Seq, WallTime};
 
@@ -90,6 +92,16 @@ impl Kept {
     /// Whether `seq`, if it is a point by itself, is still offered.
     pub fn offers(&self, seq: Seq) -> bool {
         self.upto <= seq || self.listed(seq).is_some()
+    }
+
+    /// What of it there is where the order ends at `head`: after damage, that may be before points that are listed.
+    pub(crate) fn until(self: Arc<Self>, head: Option<Seq>) -> Arc<Self> {
+        let is_left = |point: &KeptPoint| Some(point.seq) <= head;
+        if self.points.iter().all(is_left) {
+            return self;
+        }
+        let points = self.points.iter().copied().filter(is_left).collect();
+        Arc::new(Self { upto: self.upto, upto_time: self.upto_time, points })
     }
 
     /// The listed point at `seq`.

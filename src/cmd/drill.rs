@@ -7,7 +7,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -22,6 +22,8 @@ use crate::units::{parse_duration, parse_size, seconds};
 
 /// What a command has after SIGTERM, before SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
+/// How often is looked whether they are gone.
+const STEP: Duration = Duration::from_millis(10);
 /// The first verified bytes.
 const FIRST_BYTES: u64 = 4096;
 /// Verification found something.
@@ -55,21 +57,23 @@ pub(super) async fn run(context: &Context, args: &Drill) -> Outcome {
         Ok(()) => {
             told["open_seconds"] = json!(open_seconds);
             let started = Instant::now();
-            let mut child = start(&args.run, &image, text(&ready, "uri").unwrap_or_default())?;
-            let (status, why) = tokio::select! {
-                status = child.wait() => (status.ok(), None),
-                () = after(timeout) => (end(&mut child).await, Some("it took longer than --timeout".to_owned())),
+            let (mut child, group) = start(&args.run, &image, text(&ready, "uri").unwrap_or_default())?;
+            let why = tokio::select! {
+                _ = child.wait() => None,
+                () = after(timeout) => Some("it took longer than --timeout".to_owned()),
                 number = signals.next() => {
                     interrupted = Some(number);
-                    (end(&mut child).await, Some(format!("it was interrupted by signal {number}")))
+                    Some(format!("it was interrupted by signal {number}"))
                 }
                 _ = answer.line() => {
-                    end(&mut child).await;
+                    end(&mut child, group).await;
                     let failure = Failure::new("E1603", "the view went away while the command ran");
                     return Err(failure.advise("see whether the receiver runs, and call again"));
                 }
             };
+            // What it left running does not count, and would lose the view.
             told["command_seconds"] = json!(started.elapsed().as_secs_f64());
+            let status = end(&mut child, group).await;
             told["command_status"] = json!(status.map(status_of));
             told["why"] = json!(why);
         }
@@ -104,23 +108,34 @@ async fn first_bytes(image: String) -> std::io::Result<()> {
 }
 
 /// In a process group of its own, so that all of it can be ended. What it says goes beside the result.
-fn start(command: &str, image: &str, uri: &str) -> Result<Child, Failure> {
+fn start(command: &str, image: &str, uri: &str) -> Result<(Child, Option<Pid>), Failure> {
     let failed = |error: std::io::Error| Failure::caused("cannot run the command", &error);
     let stderr = std::io::stderr().as_fd().try_clone_to_owned().map_err(failed)?;
     let mut shell = Command::new("/bin/sh");
     shell.arg("-c").arg(command).env("BACKSPOOL_IMAGE", image).env("BACKSPOOL_NBD", uri);
-    shell.stdin(Stdio::null()).stdout(stderr).process_group(0).kill_on_drop(true).spawn().map_err(failed)
+    shell.stdin(Stdio::null()).stdout(stderr).process_group(0).kill_on_drop(true);
+    let child = shell.spawn().map_err(failed)?;
+    // Once it has ended it has no number any more, but its group still has.
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    Ok((child, group))
 }
 
-/// Ends the command and what it started.
-async fn end(child: &mut Child) -> Option<ExitStatus> {
-    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    // They fail when nobody is left.
-    _ = group.map(|group| kill_process_group(group, Signal::TERM));
-    if let Ok(ended) = tokio::time::timeout(GRACE, child.wait()).await {
-        return ended.ok();
+/// Ends what is left of the command and of what it started.
+async fn end(child: &mut Child, group: Option<Pid>) -> Option<ExitStatus> {
+    if let Some(group) = group {
+        let began = Instant::now();
+        // It fails when nobody is left.
+        let mut is_left = kill_process_group(group, Signal::TERM).is_ok();
+        while is_left && began.elapsed() < GRACE {
+            tokio::time::sleep(STEP).await;
+            // Until its end is taken note of it belongs to the group.
+            _ = child.try_wait();
+            is_left = test_kill_process_group(group).is_ok();
+        }
+        if is_left {
+            _ = kill_process_group(group, Signal::KILL);
+        }
     }
-    _ = group.map(|group| kill_process_group(group, Signal::KILL));
     child.wait().await.ok()
 }
 

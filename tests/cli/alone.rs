@@ -38,10 +38,9 @@ fn examples_can_be_typed() {
 
 #[test]
 fn a_verb_that_is_not_built_does_not_exist() {
-    for verb in
-        ["export", "mount", "unmount", "diff", "drill", "retention", "forget", "pause", "resume", "bench", "allow"]
-    {
-        assert_eq!(backspool([verb]).exit, 2, "{verb}");
+    for verb in ["forget", "pause", "resume", "bench"] {
+        let call = backspool([verb]);
+        assert!(call.exit == 2 && call.stderr.contains("unrecognized subcommand"), "{verb}: {}", call.stderr);
     }
 }
 
@@ -155,8 +154,8 @@ fn an_unknown_config_key_is_shown_with_line_and_suggestion() {
     assert_eq!(call.exit, 2);
     assert_eq!(call.stderr, format!("error[E0204]: {path} line 5: unknown key `stor`\n  try: `store`\n"));
     // What is in the contract and does nothing yet is unknown as well.
-    std::fs::write(&file, "[receiver]\nstore = '/s'\n[receiver.retention]\nhourly = '30d'\n").unwrap();
-    assert!(backspool(["status", "--config", path]).stderr.contains("line 3: unknown key `retention`"));
+    std::fs::write(&file, "[receiver]\nstore = '/s'\nhttp = '127.0.0.1:7441'\n").unwrap();
+    assert!(backspool(["status", "--config", path]).stderr.contains("line 3: unknown key `http`"));
 }
 
 #[test]

@@ -234,7 +234,10 @@ fn rollback_is_told_what_to_do() {
     good(peer.call(&["rollback", "db", "--undo", "--yes"]));
     let call = good(peer.call(&["rollback", "db", "--at", "mark:m", "--dry-run"]));
     assert!(call.stdout.contains("nothing was changed"), "{}", call.stdout);
-    let body = |at: Value, undo: bool, dry_run: bool| json!({"group": "db", "at": at, "undo": undo, "nearest": false, "dry_run": dry_run});
+    let body = |at: Value, undo: bool, dry_run: bool| {
+        json!({"group": "db", "at": at, "undo": undo, "nearest": false, "dry_run": dry_run,
+            "live": false, "force_attached": false})
+    };
     let bodies: Vec<Value> = peer.asked().into_iter().map(|asked| asked.body).collect();
     assert_eq!(
         bodies,

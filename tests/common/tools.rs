@@ -43,6 +43,7 @@ pub(crate) fn run(words: &[&str]) -> String {
 /// A file of which an NBD export is the content.
 pub(crate) struct Fuse {
     child: Child,
+    pid: PathBuf,
     pub(crate) file: PathBuf,
 }
 
@@ -54,7 +55,7 @@ impl Fuse {
         // It says by which signal it was ended.
         nbdfuse.arg("-P").arg(pid).arg(dir).arg(uri).stdin(Stdio::null()).stderr(Stdio::null());
         let child = nbdfuse.spawn().unwrap();
-        let mut fuse = Self { child, file: dir.join("nbd") };
+        let mut fuse = Self { child, pid: pid.to_owned(), file: dir.join("nbd") };
         let mounted = || {
             assert_eq!(fuse.child.try_wait().unwrap(), None, "nbdfuse ended");
             pid.exists().then_some(())
@@ -69,6 +70,9 @@ impl Drop for Fuse {
         // It fails only on a process that has ended.
         _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
         _ = self.child.wait();
+        // There may be another one in its place.
+        _ = std::fs::remove_file(&self.pid);
+        _ = self.file.parent().map(std::fs::remove_dir);
     }
 }
 

@@ -5,6 +5,17 @@ use std::time::Duration;
 
 use journal::types::Seq;
 
+/// Whether all that clients were told is written is in the order: otherwise its being durable at a receiver says nothing of the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cover {
+    /// It is.
+    Whole,
+    /// Some is only on the sources, until a base of them is sealed.
+    Lacking,
+    /// It is with the record that says that the base is sealed.
+    WholeFrom(Seq),
+}
+
 /// What a receiver has durably, and who waits for it.
 #[derive(Debug)]
 pub(super) struct Acks {
@@ -73,6 +84,15 @@ impl Acks {
     pub(super) fn fallen(&self) -> Option<String> {
         self.patience?;
         self.lock().fallen.as_ref().map(|(_, why)| why.clone())
+    }
+
+    /// Whether a receiver that has all of the order up to where it is has all that was written.
+    pub(super) fn suffice(&self, cover: Cover) -> bool {
+        match cover {
+            Cover::Whole => true,
+            Cover::Lacking => false,
+            Cover::WholeFrom(sealed) => self.lock().durable >= Some(sealed),
+        }
     }
 
     /// Nobody waits any more.

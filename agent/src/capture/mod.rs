@@ -28,7 +28,7 @@ use journal::frame::FrameBuilder;
 use journal::limits::{NAME_BYTES, WRITE_SECTORS};
 use journal::types::{Extent, Seq, VolumeNo, WallTime};
 
-use acks::Acks;
+use acks::{Acks, Cover};
 pub use clock::{Clock, SystemClock, boot_id};
 use order::Order;
 pub use ranges::{Held, Ranges};
@@ -119,6 +119,8 @@ struct Inner {
     gap_since: Option<WallTime>,
     /// Since when the sources are being taken back to another point.
     rolling_since: Option<WallTime>,
+    /// What a flush may wait for.
+    cover: Cover,
     /// What changed while nothing was recorded.
     dirty: BTreeMap<VolumeNo, DirtyMap>,
     current: FrameBuilder,
@@ -155,6 +157,7 @@ impl Capture {
             closed: false,
             gap_since: None,
             rolling_since: None,
+            cover: Cover::Whole,
             dirty: BTreeMap::new(),
             current: FrameBuilder::new(),
             full: VecDeque::new(),
@@ -211,7 +214,8 @@ impl Capture {
     }
 
     /// Records that the source was flushed, and waits for a receiver, if that was agreed: for what was recorded up to `before`, which
-    /// is all that was answered before the flush came. The record itself need not be there: nothing was written by it.
+    /// is all that was answered before the flush came. The record itself need not be there: nothing was written by it. While something
+    /// that was answered is not in the order, no record's being there would say that all is: it waits for none.
     pub fn flushed(&self, before: Option<Seq>) {
         if !self.acks.are_wanted() {
             self.record(Body::Flush);
@@ -225,8 +229,11 @@ impl Capture {
             inner.lingers = true;
             self.notify(&inner);
         }
+        let cover = inner.cover;
         drop(inner);
-        self.confirm(recorded.and(before));
+        if self.acks.suffice(cover) {
+            self.confirm(recorded.and(before));
+        }
     }
 
     /// Records anything but a write. Returns its place, or `None` if it was only marked dirty, or all is over.
@@ -399,8 +406,14 @@ impl Inner {
 
     fn push(&mut self, clock: &dyn Clock, time: WallTime, body: Body) -> Seq {
         match &body {
-            Body::Gap(_) => _ = self.gap_since.get_or_insert_with(|| clock.boottime()),
-            Body::Sealed(_) => self.gap_since = None,
+            Body::Gap(_) => {
+                self.gap_since.get_or_insert_with(|| clock.boottime());
+                self.cover = Cover::Lacking;
+            }
+            Body::Sealed(_) => {
+                self.gap_since = None;
+                self.cover = Cover::WholeFrom(Seq::following(self.order.last()));
+            }
             Body::RollbackBegin { .. } => _ = self.rolling_since.get_or_insert_with(|| clock.boottime()),
             Body::RollbackSealed { .. } => self.rolling_since = None,
             _ => {}

@@ -240,8 +240,64 @@ fn a_flush_waits_for_a_receiver_and_no_longer_than_agreed() {
     capture.acked(capture.last_seq().unwrap());
     assert!(capture.unconfirmed().is_some());
     capture.resume().unwrap();
-    capture.acked(capture.record(Body::Flush).unwrap());
+    capture.acked(seal(&capture));
     assert_eq!(capture.unconfirmed(), None);
+}
+
+fn seal(capture: &Capture) -> Seq {
+    let sealed = Sealed { resync: ResyncId([1; 16]), head: ChainHead::START, frames: 0 };
+    capture.record_at_once(Body::Sealed(sealed)).unwrap()
+}
+
+/// What was written while nothing was recorded is on the source only until a base is sealed: no flush of it may be said to be there,
+/// whatever else the receiver has; nor in a run that begins with a gap, or with a base to be read.
+#[test]
+fn a_flush_of_what_is_not_in_the_order_is_local_until_a_base_is_there() {
+    let terms = Terms { flush_wait: Some(Duration::from_secs(3600)), ..Terms::default() };
+    let start = Start { last: Seq::new(7), time: WallTime(0) };
+    let new = || Capture::new(start, Arc::new(TestClock::default()), terms);
+    let tracked = |capture: &Capture| {
+        capture.track(GapReason::SpoolFull, "full");
+        assert_eq!(capture.record_write(VOLUME, extent(0, 8), &[1; 4096]), None);
+        capture.resume().unwrap();
+    };
+    let gap = |capture: &Capture| {
+        let gap = journal::codec::Gap { reason: GapReason::UncleanStart, text: String::new() };
+        _ = capture.record(Body::Gap(gap));
+    };
+    let cases: [&dyn Fn(&Capture); 3] = [&tracked, &gap, &Capture::lacks_base];
+    for begin in cases {
+        let capture = new();
+        assert_eq!(capture.unconfirmed(), None);
+        begin(&capture);
+        let local = || {
+            // A receiver that has all of the order; and one that lacks something: neither is waited for.
+            capture.flushed(capture.last_seq());
+            capture.acked(capture.last_seq().unwrap());
+            capture.flushed(capture.last_seq());
+            assert!(capture.unconfirmed().unwrap().contains("not all that was written before"));
+        };
+        local();
+        capture.record_write(VOLUME, extent(8, 8), &[1; 4096]);
+        local();
+        let sealed = seal(&capture);
+        capture.flushed(Some(sealed));
+        capture.acked(sealed.before().unwrap());
+        assert!(capture.unconfirmed().is_some());
+        capture.acked(sealed);
+        assert_eq!(capture.unconfirmed(), None);
+        // From here on it is waited for again.
+        let before = capture.record_write(VOLUME, extent(0, 8), &[2; 4096]);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| capture.flushed(before));
+            while capture.last_seq() == before {
+                std::thread::yield_now();
+            }
+            assert!(!waiting.is_finished());
+            capture.acked(before.unwrap());
+            waiting.join().unwrap();
+        });
+    }
 }
 
 /// What a flush covers is what it waits for: not its own record, which goes with the next write, or by itself after a moment.

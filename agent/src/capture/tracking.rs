@@ -15,7 +15,7 @@ use journal::failpoint::{self, Step};
 use journal::limits::NOTE_BYTES;
 use journal::types::{Extent, Micros, Seq, VolumeNo};
 
-use super::{Capture, CaptureState, DirtyMap, Inner, WhenFull};
+use super::{Capture, CaptureState, Cover, DirtyMap, Inner, WhenFull};
 
 /// What changed while nothing was recorded.
 #[derive(Debug)]
@@ -133,7 +133,17 @@ impl Capture {
 
     /// Why flushes do not wait for a receiver although they should.
     pub(crate) fn unconfirmed(&self) -> Option<String> {
-        self.acks.fallen()
+        let lacking = || {
+            let cover = self.lock().cover;
+            let lacks = self.acks.are_wanted() && !self.acks.suffice(cover);
+            lacks.then(|| "not all that was written before is there yet: the sources are being read".to_owned())
+        };
+        self.acks.fallen().or_else(lacking)
+    }
+
+    /// What is on the sources is not in the order until a base of them is sealed.
+    pub(crate) fn lacks_base(&self) {
+        self.lock().cover = Cover::Lacking;
     }
 
     pub(super) fn track_locked(&self, inner: &mut Inner, reason: GapReason, why: &str) {

@@ -230,7 +230,7 @@ impl Group {
                 it.left = left(verdicts.get(&it.number), run.hot.get(&it.number).map(Arc::as_ref), source);
             }
             say_what_is_compared(&mut gap, &subjects);
-            let rollback = self.rolling().map(|rolling| rolling.target);
+            let rollback = self.rolling_back_to();
             let parts = Parts { id: self.id, boot: self.boot, terms: self.terms, wake: &self.wake, rollback };
             let mut new = begin(&parts, (epoch, hot), found, parent, &subjects, (&[], Some(&gap)))?;
             let hots = subjects.iter().filter_map(|it| Some((Arc::clone(new.hot.get(&it.number)?), it.left.clone())));
@@ -432,7 +432,12 @@ fn begin(
     // Said again: a run that does not continue the one before ends what that had begun.
     parts.rollback.into_iter().for_each(|target| _ = capture.record(Body::RollbackBegin { target }));
     let wanted = wanted(&told, parent);
-    let stage = if wanted.is_empty() { Stage::Sealed } else { Stage::Wanted(wanted) };
+    let stage = if wanted.is_empty() {
+        Stage::Sealed
+    } else {
+        capture.lacks_base();
+        Stage::Wanted(wanted)
+    };
     let compared_with = parent.map(|head| head.seq);
     Ok(Run { epoch, parent, spool: Some(spool), capture, stage, hot, compared_with, unread: None })
 }

@@ -304,10 +304,12 @@ mod tests {
         asked.answered(blocks(0, 1)).unwrap();
         assert_eq!((first.try_recv(), second.try_recv().is_err()), (Ok(Some(vec![hash(1)])), true));
         // The rest is asked again by the next session; what it cannot tell is said at once.
-        assert_eq!(asked.again(0), [Message::CompareRange { volume: VOLUME, first_block: 2, blocks: 2 }]);
+        let range = Message::CompareRange { volume: VOLUME, first_block: 2, blocks: 2 };
+        assert_eq!(asked.again(0), [(range, Step::HashesAsked)]);
         let mut pages = ask(&mut asked, What::Pages { volume: VOLUME, blocks: vec![5] });
         let again = asked.again(FEATURE_PAGES);
-        assert_eq!(again.last(), Some(&Message::ComparePages { volume: VOLUME, blocks: vec![5] }));
+        let question = Message::ComparePages { volume: VOLUME, blocks: vec![5] };
+        assert_eq!(again.last(), Some(&(question, Step::PagesAsked)));
         assert_eq!((again.len(), pages.try_recv().is_err()), (2, true));
         asked.again(0);
         assert_eq!(pages.try_recv(), Ok(None));

@@ -9,6 +9,9 @@ use crate::limits::{
 };
 use crate::types::{BootId, ChainHead, EpochId, FrameNo, GroupId, Hash, WallTime};
 
+/// Stored data after which a frame is full.
+const FULL_BYTES: usize = if cfg!(test) { 4096 } else { FRAME_PAYLOAD_TARGET };
+
 /// Collects records with their ranks and stored data.
 #[derive(Debug, Default)]
 pub(crate) struct CompactBuilder {
@@ -65,7 +68,7 @@ impl CompactBuilder {
 
     /// Whether what is left of another unit, in `records` records, might not fit.
     pub(crate) fn is_full_for(&self, records: usize) -> bool {
-        self.payload.len() >= FRAME_PAYLOAD_TARGET
+        self.payload.len() >= FULL_BYTES
             || self.count + records > COMPACTED_RECORDS
             // What does not fit into the open unit fits into another one.
             || self.units.len() + 2 > FRAME_UNITS

@@ -77,7 +77,7 @@ impl Run {
                 let mut covered = start;
                 for entry in versions.iter().take(versions.partition_point(|e| e.rank <= newest)).rev() {
                     work.entries += 1;
-                    if entry.rank.seq <= query.after || covered >= limit {
+                    if query.is_before(entry.rank) || covered >= limit {
                         break;
                     }
                     let end = entry.sector + entry.sectors;

@@ -7,11 +7,13 @@ use crate::types::*;
 
 /// Entries of `volumes` volumes within 340 sectors, of some few hundred ranks.
 pub(super) fn entries(rng: &mut Rng, count: u64, volumes: u64, longest: u64) -> Vec<Entry> {
+    // What a base read before everything has the place 0.
+    let rank = |seq| Rank { seq, base: u32::from(seq == 0) };
     let entry = |rng: &mut Rng, i| Entry {
         volume: u32::try_from(rng.below(volumes)).unwrap(),
         sector: rng.below(300),
         sectors: 1 + rng.below(longest),
-        rank: Rank { seq: 1 + rng.below(500), base: 0 },
+        rank: rank(rng.below(500)),
         at: i,
         stored: 0,
         decoded: 0,
@@ -34,7 +36,8 @@ pub(super) fn newest<'e>(query: &Query, entries: impl IntoIterator<Item = &'e En
     let start = query.extent.start().index();
     let mut ranks = vec![None; usize::try_from(query.extent.sectors().count()).unwrap()];
     for e in entries {
-        let counts = e.volume == query.volume.0 && query.after < e.rank.seq && e.rank.seq <= query.newest.number();
+        let is_after = query.after == 0 || query.after < e.rank.seq;
+        let counts = e.volume == query.volume.0 && is_after && e.rank.seq <= query.newest.number();
         let Some(both) = e.extent().overlap(query.extent).filter(|_| counts) else { continue };
         for sector in both.start().index()..both.end().index() {
             let rank = &mut ranks[usize::try_from(sector - start).unwrap()];
@@ -47,6 +50,7 @@ pub(super) fn newest<'e>(query: &Query, entries: impl IntoIterator<Item = &'e En
 #[test]
 fn a_search_tells_what_a_scan_tells() {
     let mut rng = Rng::new(7);
+    let mut of_bases = 0;
     for _ in 0..300 {
         let longest = if rng.chance(1, 4) { 200 } else { 8 };
         let most = if rng.chance(1, 3) { 2000 } else { 60 };
@@ -59,14 +63,16 @@ fn a_search_tells_what_a_scan_tells() {
             run.search(&query, |e| found.push(*e));
             let is_asked = |e: &Entry| {
                 e.volume == 1
-                    && query.after < e.rank.seq
+                    && (query.after == 0 || query.after < e.rank.seq)
                     && e.rank.seq <= query.newest.number()
                     && e.extent().overlap(query.extent).is_some()
             };
             assert!(found.iter().all(is_asked), "{query:?}: {found:?}");
+            of_bases += found.iter().filter(|e| e.rank.seq == 0).count();
             assert_eq!(newest(&query, &found), newest(&query, &entries), "{query:?}");
         }
     }
+    assert!(of_bases > 10, "{of_bases}");
 }
 
 #[test]

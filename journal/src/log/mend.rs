@@ -13,12 +13,14 @@ use std::sync::Arc;
 
 use super::named::Named;
 use super::open::{Finding, LogOptions};
+use super::points::PointsFile;
 use super::segment::{FRAME_ALIGN, Segment, SegmentState};
 use super::{Entropy, Log};
-use crate::codec::{SegmentKind, SegmentSealed, Stopped};
+use crate::codec::{SegmentKind, SegmentSealed, Stopped, Thinned};
 use crate::disk::{Disk, Open};
 use crate::error::{Error, Result};
 use crate::index::{Ending, Footer, times};
+use crate::retention::Kept;
 use crate::types::{ChainHead, SegmentNo, Seq};
 
 /// Behind the name of a file that is set aside.
@@ -71,6 +73,7 @@ impl Log {
             drop(log.disk.open(&created.number.file_name(), Open::Existing)?);
         }
         log.forget_later_stop(&mut named);
+        log.forget_later_points(&mut named)?;
         log.manifest.rewrite(&*log.disk, log.entropy, &named.current())?;
         Ok(findings)
     }
@@ -121,6 +124,18 @@ impl Log {
         let segments = &self.segments;
         named.segments.retain(|place, (created, _)| created.resync.is_some() || segments.contains_key(place));
         Ok(aside)
+    }
+
+    /// Points beyond the end are no points of what comes anew. Up to where history was thinned stays as it was: what is left of what is
+    /// older was chosen for the points that there were.
+    fn forget_later_points(&self, named: &mut Named) -> Result<()> {
+        let end = Seq::following(self.live.head.map(|head| head.seq));
+        let Some(kept) = self.kept.as_ref().filter(|kept| end < kept.upto && !self.lost_points) else { return Ok(()) };
+        let list = SegmentNo(named.next);
+        named.next += 1;
+        PointsFile::write(&*self.disk, self.options.group, list, Kept::clone(kept))?;
+        named.thinned = Some(Thinned { list, upto: kept.upto });
+        Ok(())
     }
 
     /// What a clean stop promised beyond the end is set aside with it.

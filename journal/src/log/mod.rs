@@ -150,6 +150,11 @@ impl Log {
         self.kept.as_ref()
     }
 
+    /// Whether what is left there cannot be read: what it was is not known to be dead.
+    pub(crate) fn has_lost_points(&self) -> bool {
+        self.lost_points
+    }
+
     /// Its segments, each chain in its order.
     pub fn segments(&self) -> impl Iterator<Item = &Arc<Segment>> {
         self.segments.values()

@@ -117,6 +117,8 @@ impl Log {
             let stopped = named.stopped.filter(|_| is_last);
             opening.segment(&mut log, (created, *sealed), (stopped, is_last))?;
         }
+        let head = log.live.head.map(|head| head.seq);
+        log.kept = log.kept.map(|kept| kept.until(head));
         log.closed = opening.closed;
         log.lost_points = opening.lost_points;
         log.lost_bases = opening.lost_bases;
@@ -274,6 +276,10 @@ impl Opening {
         }
         match sealed {
             Some(sealed) => self.sealed_segment(log, &name, file, header, sealed),
+            None if header.replaces.is_some() => {
+                self.gone(created, &name, "it stands for others, and where it ends cannot be read");
+                Ok(())
+            }
             None => self.open_segment(log, &name, file, header, last),
         }
     }

@@ -29,6 +29,11 @@ impl PointsFile {
         self.number
     }
 
+    /// What it says.
+    pub fn kept(&self) -> &Kept {
+        &self.kept
+    }
+
     /// Writes a list, durably, under a number that nobody else has.
     ///
     /// # Errors
@@ -49,12 +54,13 @@ impl PointsFile {
             crc: crc32fast::hash(&points),
         };
         let name = number.points_name();
-        let written = disk.open(&name, Open::CreateNew).and_then(|file| {
-            file.write_at(0, &[IoSlice::new(&header.encode()), IoSlice::new(&points)])?;
-            file.sync()?;
-            disk.sync_dir()?;
-            failpoint::reached(Step::PointsWritten)
-        });
+        // Where there is a file already, it is not ours to remove.
+        let file = disk.open(&name, Open::CreateNew)?;
+        let written = file
+            .write_at(0, &[IoSlice::new(&header.encode()), IoSlice::new(&points)])
+            .and_then(|()| file.sync())
+            .and_then(|()| disk.sync_dir())
+            .and_then(|()| failpoint::reached(Step::PointsWritten));
         if let Err(error) = written {
             // Nobody names it; what cannot be removed now is when the log is opened next.
             let _ = disk.remove(&name);
@@ -65,15 +71,21 @@ impl PointsFile {
 }
 
 impl Log {
+    /// Nothing is thinned or cleaned on top of a list that cannot be read.
+    pub(super) fn check_points(&self) -> Result<()> {
+        match self.lost_points {
+            true => Err(Error::corrupt("which points are left cannot be read: nothing is thinned or cleaned")),
+            false => Ok(()),
+        }
+    }
+
     /// From now on, below a place only listed points are points. Nothing else changes.
     ///
     /// # Errors
     /// `Invalid` for a list that would bring back what is gone. Any other closes the log.
     pub(crate) fn thin(&mut self, list: &PointsFile) -> Result<()> {
         self.check_open()?;
-        if self.lost_points {
-            return Err(Error::corrupt("which points are left cannot be read: nothing is thinned on top of that"));
-        }
+        self.check_points()?;
         let (old, new) = (self.kept.clone(), &list.kept);
         if let Some(old) = &old {
             let is_left = |point: &KeptPoint| old.offers(point.seq);
@@ -125,12 +137,19 @@ impl Opening {
                     found = Some((number, kept));
                     break;
                 }
-                Err(error) if error.kind() == ErrorKind::Unsupported => return Err(error),
+                // A disk that fails, or a newer version, says nothing of what is in it.
+                Err(error) if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => {
+                    return Err(error.with_path(number.points_name()));
+                }
                 Err(error) => why = format!("{}: {error}", number.points_name()),
             }
         }
         let Some((number, kept)) = found else {
-            let upto = named.thinned.map(|thinned| thinned.upto).max(cleaned);
+            let upto = match named.thinned.map(|thinned| thinned.upto) {
+                // Nothing beyond was ever thinned, nor compacted.
+                Some(upto) if !self.read_only => Some(upto),
+                upto => upto.max(cleaned),
+            };
             let Some(upto) = upto else { return Ok(None) };
             self.lost_points = true;
             self.report("points", format!("which points are left before {upto} cannot be read: {why}"), false);

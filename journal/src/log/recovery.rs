@@ -35,7 +35,12 @@ impl Opening {
             Err(error) => self.scan_sealed(name, &mut segment, &error),
         };
         match header.replaces {
-            Some(_) if segment.state != SegmentState::Good && last.is_none() => {}
+            // What is left of it is not the beginning of what it stands for: the order ends before it.
+            Some(_) if matches!(segment.state, SegmentState::Damaged(_)) => {
+                if resync_of(&header).is_none() {
+                    return Ok(());
+                }
+            }
             Some(_) => self.advance_to(log, &header, &sealed),
             None => self.advance(log, &header, last, true),
         }

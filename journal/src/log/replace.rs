@@ -50,10 +50,14 @@ impl Compacted {
 impl CompactedWriter {
     /// Makes the file. `header` is that of the new segment: durable before anything else, so that what a crash leaves is known for what it is.
     pub(crate) fn create(disk: &dyn Disk, header: SegmentHeader, old: Vec<Arc<Segment>>) -> Result<Self> {
-        let file = disk.open(&header.number.file_name(), Open::CreateNew)?;
-        file.write_at(0, &[std::io::IoSlice::new(&header.encode())])?;
-        file.sync()?;
-        disk.sync_dir()?;
+        let name = header.number.file_name();
+        let file = disk.open(&name, Open::CreateNew)?;
+        let begun = file.write_at(0, &[std::io::IoSlice::new(&header.encode())]);
+        if let Err(error) = begun.and_then(|()| file.sync()).and_then(|()| disk.sync_dir()) {
+            // What cannot be removed now is when the log is opened next.
+            let _ = disk.remove(&name);
+            return Err(error);
+        }
         let segment = Arc::new(Segment { header, file, sealed: None, state: SegmentState::Good });
         let writer = Writer { segment, end: SEGMENT_HEADER_BYTES as u64, index: Builder::default(), last: None };
         Ok(Self { writer, old })
@@ -106,6 +110,11 @@ impl Log {
         number
     }
 
+    /// Numbers up to this one belong to others: an opening before this one gave them out, and who has one may still use its name.
+    pub(crate) fn skip_numbers(&mut self, last: SegmentNo) {
+        self.next = self.next.max(SegmentNo(last.0 + 1));
+    }
+
     /// Uses a number that was given out, once.
     pub(super) fn use_number(&mut self, number: SegmentNo) -> Result<()> {
         let known = self.taken.remove(&number).then_some(());
@@ -147,9 +156,11 @@ impl Log {
     /// readers may still have them open. A crash before they are removed leaks space until the next open.
     ///
     /// # Errors
-    /// `Invalid` if they are not what they were: then nothing has changed. Any other closes the log.
+    /// `Invalid` if they are not what they were, `Corrupt` if it is not known which points are left: then nothing has changed. Any other
+    /// closes the log.
     pub(crate) fn replace(&mut self, new: Compacted) -> Result<Vec<String>> {
         self.check_open()?;
+        self.check_points()?;
         let Compacted { segment, old } = new;
         let (header, Some(sealed)) = (segment.header, segment.sealed) else {
             return Err(Error::invalid("a compacted segment without an end"));

@@ -286,7 +286,7 @@ impl Version {
     fn covered_at(&self, time: WallTime) -> Result<Option<Seq>> {
         if let Some(kept) = self.timeline.kept().filter(|kept| time < kept.upto_time) {
             let point = kept.before_time(time).map(|point| point.seq);
-            return Ok(point.filter(|&seq| self.point_at(seq) && !self.is_gap(seq, time)));
+            return Ok(point.filter(|&seq| self.point_at(seq) && !self.is_gap(time)));
         }
         let Some(seq) = self.seq_at(time)?.filter(|&seq| self.point_at(seq)) else { return Ok(None) };
         let to = self.timeline.stretch_of(seq).and_then(|stretch| stretch.to);
@@ -297,12 +297,20 @@ impl Version {
         Ok((time <= until).then_some(seq))
     }
 
-    /// Whether, where history was thinned, the stretch of `seq` had ended by `time`, and the next one had not begun.
-    fn is_gap(&self, seq: Seq, time: WallTime) -> bool {
-        let Some(end) = self.timeline.stretch_of(seq).and_then(|stretch| stretch.to) else { return false };
-        let ended = self.timeline.events().iter().find(|event| event.seq > end).map(|event| event.record.time);
-        let next = self.timeline.stretches().iter().find(|stretch| stretch.from > seq).map(|stretch| stretch.from_time);
-        ended.is_some_and(|ended| ended <= time) && next.is_none_or(|next| time < next)
+    /// Whether, where history was thinned, the last stretch that had begun by `time` had ended, too: with a point of it or without.
+    fn is_gap(&self, time: WallTime) -> bool {
+        let begun = self.timeline.stretches().iter().rfind(|stretch| stretch.from_time <= time);
+        let Some(end) = begun.map(|stretch| stretch.to) else { return false };
+        match end {
+            Some(end) => self
+                .timeline
+                .events()
+                .iter()
+                .find(|event| event.seq > end)
+                .is_some_and(|event| event.record.time <= time),
+            // Beyond a head that is below what was thinned, after damage, nothing is known.
+            None => self.head_time < time,
+        }
     }
 
     fn around(&self, when: &When) -> Result<NotCovered> {

@@ -47,6 +47,8 @@ pub struct Version {
     pub(super) tail: Option<(Arc<Segment>, Vec<Arc<Footer>>)>,
     /// From here on every view would need a base that is damaged.
     pub(super) lost_from: Option<Seq>,
+    /// Which points are left where history was thinned cannot be read.
+    pub(super) has_lost_points: bool,
     /// Where to look into the sealed segments of both.
     pub(super) indexes: Arc<Indexes>,
     pub(super) cache: Arc<IndexCache>,
@@ -70,6 +72,11 @@ impl Version {
         &self.timeline
     }
 
+    /// Whether it cannot be read which points are left where history was thinned: then nothing may be thinned or cleaned.
+    pub fn has_lost_points(&self) -> bool {
+        self.has_lost_points
+    }
+
     /// Bytes of all segments.
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -80,14 +87,23 @@ impl Version {
     /// # Errors
     /// `Invalid` beyond the head, and where history was thinned.
     pub fn view(self: &Arc<Self>, seq: Seq) -> Result<View> {
+        if self.timeline.kept().is_some_and(|kept| !kept.offers(seq)) {
+            return Err(Error::invalid(format!("{seq} is no point any more: history was thinned there")));
+        }
+        self.view_to_compare(seq)
+    }
+
+    /// What there is as of `seq`, to be compared with what a source holds. Where history was thinned it may be less than there was, and
+    /// what is missing is sent again because it differs: nobody is to be given it for what there was.
+    ///
+    /// # Errors
+    /// `Invalid` beyond the head.
+    pub fn view_to_compare(self: &Arc<Self>, seq: Seq) -> Result<View> {
         if self.head.is_none_or(|head| head.seq < seq) {
             return Err(Error::invalid(format!("nothing is durable at {seq} yet")));
         }
         if self.lost_from.is_some_and(|lost| lost <= seq) {
             return Err(Error::corrupt(format!("a base that counts at {seq} is damaged: see verify")));
-        }
-        if self.timeline.kept().is_some_and(|kept| !kept.offers(seq)) {
-            return Err(Error::invalid(format!("{seq} is no point any more: history was thinned there")));
         }
         Ok(View::new(self.clone(), seq))
     }

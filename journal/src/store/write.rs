@@ -77,6 +77,7 @@ impl Store {
             bases: Arc::default(),
             tail: None,
             lost_from: None,
+            has_lost_points: false,
             indexes: Arc::default(),
             cache: cache.clone(),
             bytes: 0,
@@ -209,6 +210,11 @@ impl Store {
         self.log.take_number(beyond)
     }
 
+    /// Numbers up to this one were given out before the journal was opened anew: nothing of it gets one of them.
+    pub fn skip_numbers(&mut self, last: SegmentNo) {
+        self.log.skip_numbers(last);
+    }
+
     /// From now on, below a place, only listed points are points.
     ///
     /// # Errors
@@ -320,6 +326,7 @@ impl Store {
             live,
             bases,
             tail: self.tail.segment.clone().map(|segment| (segment, self.tail.footers.clone())),
+            has_lost_points: self.log.has_lost_points(),
             lost_from: self.log.lost_bases().filter_map(|resync| self.timeline.sealed(resync)).min(),
             indexes,
             cache: self.cache.clone(),

@@ -1,13 +1,14 @@
 use std::sync::Arc;
 
 use journal::codec::{Body, Mark, Sealed};
-use journal::disk::SimDisk;
 use journal::disk::sim::{CrashMode, Fault as DiskFault, Rng};
+use journal::disk::{Disk, SimDisk};
 use journal::frame::Frame;
 use journal::store::Store;
 use journal::wire::RefusalCode;
 
 use super::all::{Open, spawn, stepped};
+use super::ingest::Command;
 use super::writer::{Opening, Writer};
 use super::*;
 use crate::testing::{Frames, GROUP, base_frame, base_frames, extent};
@@ -102,6 +103,39 @@ fn live_frames_go_before_what_waits_of_a_base() {
     while writer.step() {}
     let now = session.progress.borrow_and_update().clone();
     assert_eq!((now.refused, now.head.map(|head| head.seq)), (None, sealed.last_seq()));
+}
+
+/// A number that was given out for a file beside the journal stays its own when the journal is opened anew: who has it may still make and
+/// remove a file of that name.
+#[test]
+fn a_number_that_was_given_out_is_nobody_elses_after_the_journal_is_opened_anew() {
+    let disk = SimDisk::new(1);
+    let (group, mut writer) = stepped(entry(), Opening { segment_bytes: 8 * 1024, ..opening(&disk) });
+    let session = finish(group.attach(SessionId(1)), &mut writer).unwrap();
+    let mut frames = Frames::new();
+    let mut sent = vec![frames.begin(&[1 << 20])];
+    finish(session.ingest.live(sent[0].clone()), &mut writer).unwrap();
+    while writer.step() {}
+    let (reply, answer) = oneshot::channel();
+    let commands = group.queue().clone().unwrap().commands;
+    finish(commands.send(Command::TakeNumber { reply }), &mut writer).unwrap();
+    while writer.step() {}
+    let number = answer.blocking_recv().unwrap().unwrap();
+    disk.fail_nth(disk.ops() + 1, DiskFault::Io);
+    sent.push(write(&mut frames, 1));
+    finish(session.ingest.live(sent[1].clone()), &mut writer).unwrap();
+    while writer.step() {}
+    assert!(matches!(group.snapshot().progress.fault, Some(Fault::Disk(_))));
+    let session = finish(group.attach(SessionId(2)), &mut writer).unwrap();
+    sent.extend((2..40).map(|byte| write(&mut frames, byte)));
+    for frame in &sent {
+        finish(session.ingest.live(frame.clone()), &mut writer).unwrap();
+    }
+    while writer.step() {}
+    assert_eq!(group.snapshot().progress.head.map(|head| head.seq), sent.last().map(last));
+    let files = disk.list().unwrap();
+    let segments: Vec<_> = files.iter().filter(|name| name.ends_with(".seg")).collect();
+    assert!(segments.len() > 2 && !files.contains(&number.file_name()), "{number:?} was given out: {files:?}");
 }
 
 fn write(frames: &mut Frames, byte: u8) -> Frame {

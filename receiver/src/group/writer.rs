@@ -410,7 +410,9 @@ impl Writer {
         let Opening { disk, segment_bytes, entropy, .. } = self.opening.clone();
         let name = self.group.name().clone();
         let fault = match Store::open(disk, self.group.id(), segment_bytes, entropy) {
-            Ok((store, findings)) => {
+            Ok((mut store, findings)) => {
+                // Who cleans may be writing a file of such a number now, and removes it when it is refused.
+                store.skip_numbers(self.numbers);
                 for Finding { place, what, mended } in &findings {
                     warn!(group = %name, place, what, mended, "found while opening the journal");
                 }

@@ -1,5 +1,6 @@
 //! A group's past as directories and files: what is found where, as of now. Reads the journal, remembers nothing.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use jiff::tz::TimeZone;
 use journal::codec::Body;
 use journal::store::{PointInfo, Version, VolumeInfo, When};
 use journal::types::{Seq, VolumeNo, WallTime};
+use journal::wire::is_name;
 
 use super::names::{MARKS, Meaning, ladder, latest, mark, meaning, of_mark, of_time};
 use super::node::Node;
@@ -17,6 +19,8 @@ use crate::group::Group;
 
 /// Names of volumes that a mount shows.
 const VOLUMES_MAX: usize = 256;
+/// Marks that are listed, the newest; others are found by name.
+const MARKS_MAX: usize = 4096;
 
 /// A group, as a tree.
 #[derive(Debug)]
@@ -54,6 +58,8 @@ impl History {
         let mut volumes: Vec<String> = Vec::new();
         for event in group.library()?.now().timeline().events() {
             if let Body::VolumeAdd { add, .. } = &event.record.body
+                // An agent may say anything, and a directory with a name that is none cannot be listed.
+                && is_name(&add.name)
                 && !volumes.contains(&add.name)
                 && volumes.len() < VOLUMES_MAX
             {
@@ -109,13 +115,7 @@ impl History {
         let version = self.group.library()?.now();
         let mut listed = Vec::new();
         if let Node::Marks(index) = node {
-            let mut names: Vec<&str> = version.timeline().marks().map(|(.., mark)| mark.name.as_str()).collect();
-            names.sort_unstable();
-            names.dedup();
-            for name in names {
-                self.add(&version, index, &When::Mark(name.to_owned()), of_mark(name), &mut listed)?;
-            }
-            return Ok(listed);
+            return self.list_marks(&version, index);
         }
         let Some(index) = self.images_of(node) else { return Ok(listed) };
         self.add(&version, index, &When::Latest, latest(), &mut listed)?;
@@ -144,6 +144,35 @@ impl History {
             Node::Volume(index) => Some(index),
             _ => None,
         }
+    }
+
+    /// The newest mark of each name, by name; one walk over what happened, however many there are.
+    fn list_marks(&self, version: &Version, index: u8) -> Result<Vec<Listed>> {
+        let Some(name) = self.volumes.get(usize::from(index)) else { return Ok(Vec::new()) };
+        let mut volume: Option<VolumeNo> = None;
+        let mut newest: HashMap<&str, (Seq, Option<VolumeNo>)> = HashMap::new();
+        for event in version.timeline().events() {
+            match &event.record.body {
+                Body::VolumeAdd { volume: number, add, .. } if add.name == *name => _ = volume.get_or_insert(*number),
+                Body::VolumeRemove { volume: number } if volume == Some(*number) => volume = None,
+                Body::Mark(mark) => _ = newest.insert(&mark.name, (event.seq, volume)),
+                _ => {}
+            }
+        }
+        let mut marks: Vec<(&str, Seq, VolumeNo)> =
+            newest.into_iter().filter_map(|(name, (seq, volume))| Some((name, seq, volume?))).collect();
+        marks.sort_unstable_by_key(|&(_, seq, _)| std::cmp::Reverse(seq));
+        marks.truncate(MARKS_MAX);
+        marks.sort_unstable();
+        let mut listed = Vec::new();
+        for (mark, seq, volume) in marks {
+            if let Some(name) = of_mark(mark)
+                && version.find(&When::Seq(seq))?.is_ok()
+            {
+                listed.push(Listed { node: Node::Image(volume, seq), name });
+            }
+        }
+        Ok(listed)
     }
 
     fn image(&self, index: u8, when: &When) -> Result<Option<Found>> {

@@ -10,6 +10,8 @@ use crate::when::When;
 
 /// What every image's name ends with.
 const SUFFIX: &str = ".img";
+/// Bytes of a file's name.
+const NAME_MAX: usize = 255;
 /// The directory of marks.
 pub(super) const MARKS: &str = "marks";
 
@@ -40,9 +42,10 @@ pub(super) fn mark(name: &OsStr) -> Option<&str> {
     name.to_str()?.strip_suffix(SUFFIX)
 }
 
-/// The name of a mark's image.
-pub(super) fn of_mark(mark: &str) -> String {
-    format!("{mark}{SUFFIX}")
+/// The name of a mark's image; `None` of one that no file can have.
+pub(super) fn of_mark(mark: &str) -> Option<String> {
+    let name = format!("{mark}{SUFFIX}");
+    (name.len() <= NAME_MAX && !name.contains(['/', '\0'])).then_some(name)
 }
 
 /// The newest image's name.
@@ -127,6 +130,10 @@ mod tests {
         }
         assert_eq!(meaning(OsStr::from_bytes(b"latest\xff.img"), &now()), None);
         assert_eq!(mark(OsStr::from_bytes(b"\xff.img")), None);
+        for mark in ["/", "../../etc/passwd", "a\0", &"9".repeat(252)] {
+            assert_eq!(of_mark(mark), None, "{mark:?}");
+        }
+        assert_eq!(of_mark("..").as_deref(), Some("...img"));
     }
 
     #[test]

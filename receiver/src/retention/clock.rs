@@ -19,6 +19,10 @@ const FILE_BYTES: u64 = 4096;
 /// How far the wall clock may be from what is trusted.
 const LEEWAY: u64 = 3600 * 1_000_000;
 
+/// What is trusted moves towards the wall clock by this part of what has passed, a second in a minute: more than any clock drifts. So one
+/// that is set ahead again and again, by less than an hour each time, is not believed either.
+const DRIFT_PART: u64 = 60;
+
 /// What the clocks say at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reading {
@@ -61,6 +65,16 @@ impl Trusted {
         WallTime(self.wall.saturating_add(reading.boottime.saturating_sub(since)))
     }
 
+    /// What is trusted after a reading that is within the leeway.
+    fn towards(&self, reading: &Reading, now: WallTime) -> WallTime {
+        let most = match self.boot == reading.boot {
+            true => now.0.saturating_sub(self.wall) / DRIFT_PART,
+            // Nobody knows how long the machine was off.
+            false => LEEWAY,
+        };
+        WallTime(reading.wall.0.clamp(now.0.saturating_sub(most), now.0.saturating_add(most)))
+    }
+
     /// What to make of a reading, and what is trusted from then on.
     pub(crate) fn judge(&self, reading: &Reading) -> (Judged, Self) {
         let now = self.elapsed(reading);
@@ -69,8 +83,7 @@ impl Trusted {
         match (ahead.0 > LEEWAY, behind.0 > LEEWAY) {
             (true, _) => (Judged::Ahead(ahead), on(now)),
             (_, true) => (Judged::Behind(behind), on(now)),
-            // Clocks are corrected bit by bit.
-            _ => (Judged::Now(now.min(reading.wall)), on(reading.wall)),
+            _ => (Judged::Now(now.min(reading.wall)), on(self.towards(reading, now))),
         }
     }
 
@@ -92,6 +105,8 @@ impl Trusted {
 mod tests {
     use super::*;
 
+    const SECOND: u64 = 1_000_000;
+    const MINUTE: u64 = 60 * SECOND;
     const HOUR: u64 = LEEWAY;
 
     fn reading(wall: u64, boottime: u64, boot: &str) -> Reading {
@@ -130,6 +145,46 @@ mod tests {
         assert_eq!(trusted.judge(&reading(1100 * HOUR, 100 * HOUR, "a")).0, Judged::Now(WallTime(1100 * HOUR)));
         let said = Trusted::at(&reading(1110 * HOUR, 100 * HOUR, "a"));
         assert_eq!(said.judge(&reading(1111 * HOUR, 101 * HOUR, "a")).0, Judged::Now(WallTime(1111 * HOUR)));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_ahead_bit_by_bit_is_not_believed() {
+        let (begin, mut refused) = (1000 * HOUR, 0);
+        let mut trusted = Trusted::at(&reading(begin, 0, "a"));
+        for look in 1..500 {
+            let (passed, set) = (look * MINUTE, look * HOUR / 2);
+            let (judged, next) = trusted.judge(&reading(begin + passed + set, passed, "a"));
+            match judged {
+                Judged::Now(now) => assert!(now.0 <= begin + passed + look * SECOND, "look {look}"),
+                _ => refused += 1,
+            }
+            trusted = next;
+        }
+        assert!(refused > 490, "{refused}");
+    }
+
+    #[test]
+    fn a_clock_that_drifts_is_followed() {
+        let begin = 1000 * HOUR;
+        for drift_ms in [-1000, -500, 1, 500, 900] {
+            let mut trusted = Trusted::at(&reading(begin, 0, "a"));
+            for look in 1..20_000 {
+                let passed = look * MINUTE;
+                let wall = (begin + passed).saturating_add_signed(drift_ms * 1000 * look.cast_signed());
+                let (judged, next) = trusted.judge(&reading(wall, passed, "a"));
+                let Judged::Now(now) = judged else { panic!("{drift_ms} after {look} minutes: {judged:?}") };
+                assert!(wall.abs_diff(now.0) <= SECOND, "{drift_ms} after {look} minutes");
+                trusted = next;
+            }
+        }
+        // Set by half an hour, it is believed less than it says, and nothing is wrong; nor is it when the machine is off now and then.
+        let mut trusted = Trusted::at(&reading(begin, 0, "a"));
+        for boot in 1..50 {
+            let wall = begin + boot * HOUR / 2;
+            let (judged, next) = trusted.judge(&reading(wall, 0, &boot.to_string()));
+            assert_eq!(judged, Judged::Now(WallTime(wall - HOUR / 2)));
+            trusted = next;
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) use clock::{Judged, Reading};
 pub use policy::Wanted;
 pub(crate) use policy::{NAMES, Origin, Resolved};
 
-use crate::error::Result;
+use crate::error::{Code, Result};
 use crate::group::{Group, Groups};
 use clock::Trusted;
 use pass::Memory;
@@ -35,6 +35,10 @@ use pass::Memory;
 const LOOK_EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// What is trusted is noted on the disk when it is that old.
 const NOTE_EVERY: u64 = 60 * 1_000_000;
+
+/// Said while what was trusted last cannot be read.
+const LOST: &str = "what this receiver knew of the time cannot be read (clock.json), so that no history expires: if its clock is right, \
+                    backspool retention GROUP --trust-clock";
 
 /// What thinning and cleaning of a group came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,6 +75,8 @@ struct Clock {
     trusted: Option<Trusted>,
     /// As it is on the disk.
     noted: Option<(Trusted, WallTime)>,
+    /// What was trusted last cannot be read: nothing is, until a person says so.
+    is_lost: bool,
     /// Why it is not believed.
     why: Option<String>,
 }
@@ -87,8 +93,15 @@ impl Retention {
         if let Some(resolved) = Resolved::of(&Wanted::default(), &config) {
             resolved.check().map_err(|error| error.context("retention in the config file"))?;
         }
-        let trusted = Trusted::load(groups.catalog().dir().disk())?;
-        let clock = Mutex::new(Clock { trusted, noted: None, why: None });
+        let (trusted, is_lost) = match Trusted::load(groups.catalog().dir().disk()) {
+            // It says nothing of any history: the receiver goes on without.
+            Err(error) if error.code() == Code::DAMAGED => {
+                error!(%error, "what was known of the time cannot be read");
+                (None, true)
+            }
+            loaded => (loaded?, false),
+        };
+        let clock = Mutex::new(Clock { trusted, is_lost, ..Clock::default() });
         Ok(Self {
             groups,
             config,
@@ -146,19 +159,10 @@ impl Retention {
     pub(crate) fn now(&self) -> Result<std::result::Result<WallTime, String>> {
         let reading = (self.clocks)()?;
         let mut clock = self.clock();
-        let trusted = clock.trusted.clone().unwrap_or_else(|| Trusted::at(&reading));
-        let (judged, next) = trusted.judge(&reading);
-        let said = match judged {
-            Judged::Now(now) => Ok(now),
-            Judged::Ahead(by) => Err(distrusted(by.seconds(), "ahead of")),
-            Judged::Behind(by) => Err(distrusted(by.seconds(), "behind")),
+        let said = match clock.is_lost {
+            true => Err(LOST.to_owned()),
+            false => self.judge(&mut clock, &reading)?,
         };
-        let is_due = clock.noted.as_ref().is_none_or(|(_, at)| reading.wall.0.abs_diff(at.0) >= NOTE_EVERY);
-        if is_due {
-            next.save(self.groups.catalog().dir().disk())?;
-            clock.noted = Some((next.clone(), reading.wall));
-        }
-        clock.trusted = Some(next);
         let why = said.as_ref().err().cloned();
         if clock.why.is_some() != why.is_some() {
             match &why {
@@ -170,12 +174,29 @@ impl Retention {
         Ok(said)
     }
 
+    fn judge(&self, clock: &mut Clock, reading: &Reading) -> Result<std::result::Result<WallTime, String>> {
+        let trusted = clock.trusted.clone().unwrap_or_else(|| Trusted::at(reading));
+        let (judged, next) = trusted.judge(reading);
+        let is_due = clock.noted.as_ref().is_none_or(|(_, at)| reading.wall.0.abs_diff(at.0) >= NOTE_EVERY);
+        if is_due {
+            next.save(self.groups.catalog().dir().disk())?;
+            clock.noted = Some((next.clone(), reading.wall));
+        }
+        clock.trusted = Some(next);
+        Ok(match judged {
+            Judged::Now(now) => Ok(now),
+            Judged::Ahead(by) => Err(distrusted(by.seconds(), "ahead of")),
+            Judged::Behind(by) => Err(distrusted(by.seconds(), "behind")),
+        })
+    }
+
     /// A person says that the wall clock is right.
     pub(crate) fn trust_clock(&self) -> Result<WallTime> {
         let reading = (self.clocks)()?;
         let trusted = Trusted::at(&reading);
         trusted.save(self.groups.catalog().dir().disk())?;
         let mut clock = self.clock();
+        clock.is_lost = false;
         (clock.noted, clock.trusted) = (Some((trusted.clone(), reading.wall)), Some(trusted));
         warn!("somebody said that the clock is right");
         Ok(reading.wall)

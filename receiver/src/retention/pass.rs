@@ -86,6 +86,11 @@ impl Memory {
         if group.damage().is_some() {
             return Ok(());
         }
+        if group.library()?.now().has_lost_points() {
+            let message =
+                "which points are left where history was thinned cannot be read: nothing is thinned or cleaned";
+            return Err(Error::new(Code::DAMAGED, message).hint(format!("backspool verify {}", group.name())));
+        }
         let reserve = groups.catalog().dir().reserve();
         let disk = FileDisk::create(groups.catalog().group_dir(group.id()))?.with_reserve(Some(Arc::clone(reserve)));
         thin(group, &disk, reserve, policy, now)?;
@@ -185,7 +190,7 @@ impl Memory {
     }
 }
 
-/// Lets points go that are not kept any more. What is pinned meanwhile stays: the list is swapped while nobody can pin.
+/// Lets points go that are not kept any more. What is pinned meanwhile stays: the list is swapped while nobody can pin, and written before.
 fn thin(group: &Group, disk: &FileDisk, reserve: &Reserve, policy: &Policy, now: WallTime) -> Result<()> {
     loop {
         let version = group.library()?.now();
@@ -200,19 +205,22 @@ fn thin(group: &Group, disk: &FileDisk, reserve: &Reserve, policy: &Policy, now:
         }
         let Kept { upto, points, .. } = &kept;
         let (upto, count) = (*upto, points.len());
-        let pinned = group.pins();
-        // What has begun meanwhile counts. An image may be held at a place that the journal has lost: that is none to be kept.
-        let newest = group.library()?.now();
-        if pinned.all(&newest).iter().any(|pin| newest.timeline().is_point(*pin) && !kept.offers(*pin)) {
-            continue;
-        }
         // A number is taken for what can be written.
         if !has_room_for(reserve, u64::try_from(count.saturating_mul(KEPT_POINT_BYTES)).unwrap_or(u64::MAX)) {
             return Err(no_room(group));
         }
         let list = PointsFile::write(disk, group.id(), group.take_number()?, kept)?;
-        let number = list.number();
-        group.thin(list).inspect_err(|error| tidy(disk, error, &number.points_name()))?;
+        let name = list.number().points_name();
+        let pinned = group.pins();
+        // What has begun meanwhile counts. An image may be held at a place that the journal has lost: that is none to be kept.
+        let newest = group.library()?.now();
+        let is_missed = |pin: &Seq| newest.timeline().is_point(*pin) && !list.kept().offers(*pin);
+        if pinned.all(&newest).iter().any(is_missed) {
+            drop(pinned);
+            disk.remove(&name)?;
+            continue;
+        }
+        group.thin(list).inspect_err(|error| tidy(disk, error, &name))?;
         info!(group = %group.name(), %upto, points = count, "history is thinned");
         return Ok(());
     }
@@ -230,7 +238,7 @@ fn no_room(group: &Group) -> Error {
         .hint("free some space: no history that is promised is given up for it")
 }
 
-/// Removes what was refused. After any other error it may be named already: the journal finds out when it is opened anew.
+/// Removes what was refused: a number is given out once, whatever the journal was opened for meanwhile. After any other error it may be named already: the journal finds out when it is opened anew.
 fn tidy(disk: &dyn Disk, error: &Error, name: &str) {
     if error.code() == Code::USAGE {
         // Should that fail, it is a stray.

@@ -78,6 +78,32 @@ fn a_clock_that_jumps_expires_nothing_until_somebody_says_that_it_is_right() {
 }
 
 #[test]
+fn a_damaged_note_of_the_time_stops_expiry_and_nothing_else() {
+    let machine = Machine::new();
+    let (retention, group) = machine.start();
+    assert_eq!(why(&retention, &group), None);
+    drop((retention, group));
+    let path = machine.dir.path().join("store/clock.json");
+    let mut file = std::fs::read(&path).unwrap();
+    *file.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, &file).unwrap();
+    for hours in [0, 2] {
+        machine.pass(hours, hours);
+        let (retention, group) = machine.start();
+        let said = why(&retention, &group).unwrap();
+        assert!(said.contains("backspool retention GROUP --trust-clock"), "{said}");
+        assert_eq!(std::fs::read(&path).unwrap(), file, "not even a restart makes it believed");
+        drop((retention, group));
+    }
+    let (retention, group) = machine.start();
+    retention.trust_clock().unwrap();
+    assert_eq!(why(&retention, &group), None);
+    drop((retention, group));
+    let (retention, group) = machine.start();
+    assert_eq!(why(&retention, &group), None);
+}
+
+#[test]
 fn what_is_said_for_a_group_goes_before_the_config_and_stays() {
     let machine = Machine::new();
     let (retention, group) = machine.start();

@@ -95,7 +95,9 @@ pub async fn take_back(group: &Group, asked: Asked, listener: Listener<'_>) -> R
         Ok(course)
     })
     .await?;
-    let _pinned = group.pin_destination(&course.point)?;
+    // Who thins may hold the pins while its list becomes durable.
+    let (pinning, point) = (group.clone(), course.point.clone());
+    let _pinned = blocking(move || pinning.pin_destination(&point)).await?;
     let (mut writer, mut reader) = group.rollback_stream().await?;
     let (name, locked) = mark(time::now());
     let named = (!asked.dry_run && !course.goes_on).then_some(name);

@@ -22,6 +22,7 @@ pub(super) async fn serve(
     let (view, time) = blocking(move || {
         let library = group.library().map_err(|error| internal(&error))?;
         let version = library.now();
+        // Refused where history was thinned: what is missing there would not be told. Then everything is compared.
         let view = version.view(at).map_err(|error| internal(&error))?;
         let time = version.time_of(at).map_err(|error| internal(&error))?;
         let time = time.ok_or_else(|| Refusal::new(RefusalCode::Internal, format!("no record at {at}")))?;

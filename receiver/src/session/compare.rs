@@ -45,7 +45,7 @@ pub(super) async fn serve(
     let group = session.ingest(group)?.group().clone();
     let view = blocking(move || {
         let library = group.library().map_err(|error| internal(&error))?;
-        library.now().view(at).map(Arc::new).map_err(|error| internal(&error))
+        library.now().view_to_compare(at).map(Arc::new).map_err(|error| internal(&error))
     })
     .await?;
     writer.send(&Message::CompareReady).await?;

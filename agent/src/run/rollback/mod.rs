@@ -16,14 +16,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use journal::codec::Body;
+use journal::codec::{Body, Gap, GapReason};
 use journal::disk::AlignedBuf;
 use journal::failpoint::{self, Step};
 use journal::types::{EpochId, Seq};
 use journal::wire::{AgentState, NoRollback, RollbackBlocks, RollbackOpening};
 use nbd::Export;
 
-use super::group::{Group, RunGuard, Volume};
+use super::group::{Group, Run, RunGuard, Volume};
 use super::mark::Unmarked;
 use crate::Error;
 use crate::capture::{Clock, SystemClock};
@@ -38,6 +38,8 @@ use admit::{Facts, admit};
 pub(crate) struct Rolling {
     /// To which place in the order.
     pub(crate) target: Seq,
+    /// The order says so. Otherwise no block was written, and what the state may say of it is to be taken back.
+    pub(super) begun: bool,
     /// Bytes that were written in this process, and that were to be.
     pub(crate) done_bytes: u64,
     /// 0: the receiver has not said yet.
@@ -49,7 +51,7 @@ pub(crate) struct Rolling {
 impl Rolling {
     /// One that an earlier run, or process, had begun.
     pub(super) fn of_before(target: Seq) -> Self {
-        Self { target, done_bytes: 0, total_bytes: 0, sealed: None }
+        Self { target, begun: true, done_bytes: 0, total_bytes: 0, sealed: None }
     }
 }
 
@@ -119,9 +121,18 @@ impl Group {
         (!is_taken).then(|| Turn { group: Arc::clone(self), epoch: self.read().epoch })
     }
 
-    /// Ends what is over, if whoever carried it out has gone before he heard that, or could not forget it.
+    /// What was begun and is not over: where to.
+    pub(super) fn rolling_back_to(&self) -> Option<Seq> {
+        self.rolling().filter(|rolling| rolling.begun).map(|rolling| rolling.target)
+    }
+
+    /// Ends what is over, or was not begun, if whoever carried it out has gone before he heard that, or could not forget it.
     pub(super) fn end_what_is_over(self: &Arc<Self>) -> crate::Result<()> {
-        let Some((epoch, sealed)) = self.rolling().and_then(|rolling| rolling.sealed) else { return Ok(()) };
+        let Some(Rolling { begun, sealed, .. }) = self.rolling() else { return Ok(()) };
+        if !begun {
+            return self.take_turn().map_or(Ok(()), |turn| turn.take_back());
+        }
+        let Some((epoch, sealed)) = sealed else { return Ok(()) };
         let is_durable = self.link().borrow().durable.is_some_and(|head| head.seq >= sealed);
         match self.take_turn() {
             Some(turn) if is_durable && turn.epoch == epoch => turn.forget(),
@@ -155,7 +166,7 @@ impl Turn {
     /// Whether what is asked may be done.
     pub(crate) fn admit(&self, asked: &RollbackOpening) -> Result<(), Denied> {
         let facts = Facts {
-            unfinished: self.rolling().is_some(),
+            unfinished: self.rolling_back_to().is_some(),
             allowed: self.allowed_for().is_some(),
             not_live: self.why_not_live(),
         };
@@ -209,22 +220,44 @@ impl Turn {
     pub(crate) fn begin(&self, asked: &RollbackOpening, total_bytes: u64) -> Result<Seq, Denied> {
         self.admit(asked)?;
         let run = self.of_this_run()?;
-        let before = self.rolling();
+        let goes_on = self.rolling_back_to().is_some();
+        let rolling = Rolling { target: asked.target, begun: goes_on, done_bytes: 0, total_bytes, sealed: None };
+        if !goes_on {
+            self.set_rolling(Some(rolling));
+        }
+        let begun = self.note_and_record(&run, rolling);
+        drop(run);
+        match &begun {
+            Ok(_) => failpoint::passed(Step::RollbackBegun),
+            Err(_) if goes_on => {}
+            // Tried again until it can be.
+            Err(_) => self.take_back().unwrap_or_else(|error| {
+                tracing::error!(group = self.name(), %error, "what was not begun is noted still: the tap stays closed until it is not");
+            }),
+        }
+        begun
+    }
+
+    fn note_and_record(&self, run: &Run, rolling: Rolling) -> Result<Seq, Denied> {
+        let target = rolling.target;
         failpoint::reached(Step::RollbackNoting)?;
-        self.state().note_rollback(Some(asked.target))?;
+        self.state().note_rollback(Some(target))?;
         failpoint::passed(Step::RollbackNoted);
-        self.set_rolling(Some(Rolling { target: asked.target, done_bytes: 0, total_bytes, sealed: None }));
-        let begun = run.capture.record_if_whole(Body::RollbackBegin { target: asked.target });
-        let Some(seq) = begun else {
-            if before.is_none() {
-                // No block was written.
-                self.state().note_rollback(None)?;
-                self.set_rolling(None);
-            }
-            return Err(Denied::new(NoRollback::NotLive, "a gap opened"));
-        };
-        failpoint::passed(Step::RollbackBegun);
-        Ok(seq)
+        self.set_rolling(Some(rolling));
+        let begun = run.capture.record_if_whole(Body::RollbackBegin { target });
+        let begun = begun.ok_or_else(|| Denied::new(NoRollback::NotLive, "a gap opened"))?;
+        self.set_rolling(Some(Rolling { begun: true, ..rolling }));
+        Ok(begun)
+    }
+
+    /// Forgets what was noted and not begun: no block was written. The tap opens with the end of the turn.
+    fn take_back(&self) -> crate::Result<()> {
+        if self.rolling().is_some_and(|rolling| !rolling.begun) {
+            failpoint::reached(Step::RollbackForgetting)?;
+            self.state().note_rollback(None)?;
+            self.set_rolling(None);
+        }
+        Ok(())
     }
 
     /// Puts blocks on their source, through the tap.
@@ -304,6 +337,33 @@ impl Turn {
         self.open_taps();
         tracing::warn!(group = self.name(), "the sources are back there: the tap is open again");
         Ok(())
+    }
+
+    /// Nobody goes on with what was begun: clients come in to a mix of now and then, and all of it is compared. The place it was to go to.
+    ///
+    /// # Errors
+    /// `NotFound`: nothing was begun. Otherwise it is as it was, but for a gap.
+    pub(crate) fn give_up(&self) -> crate::Result<Seq> {
+        let name = self.name();
+        let nothing =
+            || Error::not_found(format!("the sources of {name} are not being taken back: there is nothing to give up"));
+        let target = self.rolling_back_to().ok_or_else(nothing)?;
+        let run = self.of_this_run()?;
+        // First: whatever ends from here on, the order ends it with a run that compares everything, and does not continue this one.
+        let text = format!("taking the sources back to seq {target} was given up");
+        let gap = run.capture.record_at_once(Body::Gap(Gap { reason: GapReason::SourceError, text }));
+        // While changes are only tracked a gap is open already.
+        if let Some(gap) = gap.or_else(|| run.capture.last_seq()) {
+            self.begin_anew_after(gap);
+        }
+        failpoint::reached(Step::RollbackForgetting)?;
+        self.state().note_rollback(None)?;
+        failpoint::passed(Step::RollbackForgotten);
+        self.set_rolling(None);
+        drop(run);
+        self.open_taps();
+        tracing::warn!(group = name, %target, "taking the sources back was given up: they are a mix until they are written anew; the tap is open");
+        Ok(target)
     }
 
     /// Another run has not taken its place, and does not while this is held.

@@ -21,6 +21,13 @@ pub struct Query {
     pub after: u64,
 }
 
+impl Query {
+    /// Whether what has this rank is not asked for, nor anything older. What a base read before everything has the place 0.
+    pub(in crate::index) fn is_before(&self, rank: Rank) -> bool {
+        self.after > 0 && rank.seq <= self.after
+    }
+}
+
 /// How much was looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
@@ -134,7 +141,7 @@ impl Cursor<'_> {
             let Some((_, page)) = &self.page else { return Ok(()) };
             let (key, sectors) = page.key(self.i);
             self.work.entries += 1;
-            if !key.is_beside(group) || key.rank.seq <= query.after {
+            if !key.is_beside(group) || query.is_before(key.rank) {
                 return Ok(());
             }
             let end = key.sector.saturating_add(sectors);

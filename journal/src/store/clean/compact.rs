@@ -1,11 +1,10 @@
 //! Writes one compacted segment in the place of neighbours: what of them can be seen, and all their events.
 
 use std::collections::HashSet;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::judge::{Judge, Lives};
-use super::survey::stored_units;
+use super::survey::{stored, units};
 use super::units::{Part, Rest, rest};
 use super::{Cleaner, CompactPlan, Pace, Thinned};
 use crate::codec::{Body, Codec, Replaces, SegmentHeader, SegmentKind, UnitPlace};
@@ -17,7 +16,7 @@ use crate::limits::CRC_CHUNK_BYTES;
 use crate::log::{Compacted, CompactedWriter, Segment};
 use crate::types::{Extent, Salt, SegmentNo, Seq, VolumeNo, WallTime};
 
-/// Versions judged together: some 50 MB of memory.
+/// Versions judged together: some 50 MB of memory, and no more of a run but where one segment has more.
 pub(super) const JUDGED_MAX: usize = 1 << 18;
 
 /// Where and as what a compacted segment is written.
@@ -40,11 +39,21 @@ pub struct Examined {
     segments: Vec<Verdicts>,
 }
 
+/// What is left of a segment.
 #[derive(Debug)]
 struct Verdicts {
-    footer: Footer,
+    events: Vec<Event>,
+    /// CRCs of units that have several.
+    pool: Vec<u32>,
     units: Vec<Vec<(Entry, Lives)>>,
     fills: Vec<(Entry, Lives)>,
+}
+
+/// Versions that are judged together.
+struct Slice<'k> {
+    judge: Judge<'k>,
+    /// Which segment, what, and its number.
+    accused: Vec<(usize, Entry, usize)>,
 }
 
 impl Examined {
@@ -67,58 +76,97 @@ impl Cleaner {
 
     /// Finds out what of each version can be seen, of all plans together; `None` if `pace` stops it.
     pub fn examine(&self, plans: &[CompactPlan], pace: Pace<'_>) -> Result<Option<Vec<Examined>>> {
+        self.examine_in(JUDGED_MAX, plans, pace)
+    }
+
+    /// The same in slices of about so many versions: what becomes of one does not depend on who is judged with it.
+    pub(in super::super) fn examine_in(
+        &self,
+        most: usize,
+        plans: &[CompactPlan],
+        pace: Pace<'_>,
+    ) -> Result<Option<Vec<Examined>>> {
         let Some(kept) = self.kept().map(Arc::clone) else { return Ok(Some(Vec::new())) };
-        let mut judge = Judge::new(&kept);
-        let mut footers = Vec::new();
-        for plan in plans {
-            let mut of_plan = Vec::new();
-            for thinned in &plan.segments {
+        let mut left: Vec<Verdicts> = Vec::new();
+        let mut slice = Slice { judge: Judge::new(&kept), accused: Vec::new() };
+        for thinned in plans.iter().flat_map(|plan| &plan.segments) {
+            let place = left.len();
+            let mut done = 0;
+            loop {
+                // It is read again for each slice: nothing of it is in memory while all others are heard.
                 let footer = thinned.segment.footer()?;
-                let mut accuse = |entry: Entry| {
-                    let birth = thinned.sealed.map_or(entry.rank.seq, Seq::number);
-                    (entry, judge.accuse(&entry, birth))
-                };
-                let units: Vec<Vec<_>> =
-                    stored_units(&footer).into_iter().map(|unit| unit.into_iter().map(&mut accuse).collect()).collect();
-                let fills: Vec<_> = fills(&footer).into_iter().map(&mut accuse).collect();
-                of_plan.push((footer, units, fills));
+                if left.len() == place {
+                    let events = self.kept_events(&footer).cloned().collect();
+                    left.push(Verdicts { events, pool: footer.pool.clone(), units: Vec::new(), fills: Vec::new() });
+                }
+                let stored = stored(&footer);
+                let mut fills: Vec<&Entry> = fills(&footer).collect();
+                fills.sort_unstable_by_key(|entry| (entry.rank, entry.volume, entry.sector));
+                let groups = units(&stored).chain(fills.iter().map(|fill| std::slice::from_ref(*fill)));
+                let mut is_whole = true;
+                for group in groups.skip(done) {
+                    if slice.accused.len() >= most {
+                        is_whole = false;
+                        break;
+                    }
+                    let birth = |entry: &Entry| thinned.sealed.map_or(entry.rank.seq, Seq::number);
+                    group.iter().for_each(|entry| slice.accuse(place, entry, birth(entry)));
+                    done += 1;
+                }
+                if is_whole {
+                    break;
+                }
+                drop(fills);
+                drop((stored, footer));
+                if self.confront(&kept, &mut slice.judge, pace)?.is_break() {
+                    return Ok(None);
+                }
+                slice.close(&mut left);
+                slice = Slice { judge: Judge::new(&kept), accused: Vec::new() };
             }
-            footers.push(of_plan);
         }
-        if self.confront(&kept, &mut judge, pace)? == ControlFlow::Break(()) {
+        if self.confront(&kept, &mut slice.judge, pace)?.is_break() {
             return Ok(None);
         }
-        let judged = |(entry, number): (Entry, usize)| (entry, judge.verdict(number).clone());
-        let examined = plans.iter().zip(footers).map(|(plan, of_plan)| {
-            let segments = of_plan.into_iter().map(|(footer, units, fills)| Verdicts {
-                footer,
-                units: units.into_iter().map(|unit| unit.into_iter().map(judged).collect()).collect(),
-                fills: fills.into_iter().map(judged).collect(),
-            });
-            Examined { plan: plan.clone(), segments: segments.collect() }
-        });
+        slice.close(&mut left);
+        let mut left = left.into_iter();
+        let examined = plans
+            .iter()
+            .map(|plan| Examined { plan: plan.clone(), segments: left.by_ref().take(plan.segments.len()).collect() });
         Ok(Some(examined.collect()))
     }
 
     /// Writes what is left of a plan, durably. `None` if `pace` stops it. Nothing of the journal has changed then, nor after an error:
     /// what was written is removed, now or when the journal is opened next.
     pub fn compact(&self, examined: &Examined, output: Output<'_>, pace: Pace<'_>) -> Result<Option<Compacted>> {
-        let written = self.write(examined, output, pace);
+        let header = header(&examined.plan.segments, output)?;
+        let old = examined.plan.segments.iter().map(|thinned| Arc::clone(&thinned.segment)).collect();
+        // Where there is a file already, it is not ours to remove.
+        let file = CompactedWriter::create(output.disk, header, old)?;
+        let written = self.write(examined, file, header, output, pace);
         if !matches!(written, Ok(Some(_))) {
             let _ = output.disk.remove(&output.number.file_name());
         }
         written
     }
 
-    fn write(&self, examined: &Examined, output: Output<'_>, pace: Pace<'_>) -> Result<Option<Compacted>> {
-        let header = header(&examined.plan.segments, output)?;
-        let old = examined.plan.segments.iter().map(|thinned| Arc::clone(&thinned.segment)).collect();
-        let file = CompactedWriter::create(output.disk, header, old)?;
-        let mut writing = Writing { file, frame: CompactBuilder::default(), header, now: output.now };
+    /// All events but marks that are none any more.
+    pub(super) fn kept_events<'f>(&self, footer: &'f Footer) -> impl Iterator<Item = &'f Event> {
         let timeline = &self.version.timeline;
+        footer.events.iter().filter(|event| !matches!(event.record.body, Body::Mark(_)) || timeline.is_point(event.seq))
+    }
+
+    fn write(
+        &self,
+        examined: &Examined,
+        file: CompactedWriter,
+        header: SegmentHeader,
+        output: Output<'_>,
+        pace: Pace<'_>,
+    ) -> Result<Option<Compacted>> {
+        let mut writing = Writing { file, frame: CompactBuilder::default(), header, now: output.now };
         for (thinned, verdicts) in examined.plan.segments.iter().zip(&examined.segments) {
-            let is_kept = |event: &&Event| !matches!(event.record.body, Body::Mark(_)) || timeline.is_point(event.seq);
-            for Event { seq, record } in verdicts.footer.events.iter().filter(is_kept) {
+            for Event { seq, record } in &verdicts.events {
                 writing.push(Rank { seq: seq.number(), base: 0 }, record.time, record.body.clone())?;
             }
             for (entry, lives) in &verdicts.fills {
@@ -129,7 +177,7 @@ impl Cleaner {
             for unit in &verdicts.units {
                 let rest = rest(unit.iter().map(|(entry, lives)| (entry, lives)));
                 let Some((first, _)) = unit.first().filter(|_| !rest.parts.is_empty()) else { continue };
-                writing.unit(&thinned.segment, &verdicts.footer, first, &rest)?;
+                writing.unit(&thinned.segment, &verdicts.pool, first, &rest)?;
                 if pace(rest.bytes(first)).is_break() {
                     return Ok(None);
                 }
@@ -144,6 +192,32 @@ impl Cleaner {
         }
         writing.close_frame()?;
         writing.file.finish(output.disk).map(Some)
+    }
+}
+
+impl Slice<'_> {
+    fn accuse(&mut self, segment: usize, entry: &Entry, birth: u64) {
+        let number = self.judge.accuse(entry, birth);
+        self.accused.push((segment, *entry, number));
+    }
+
+    /// All were heard: adds what lives to what is left of the segments.
+    fn close(&self, left: &mut [Verdicts]) {
+        let is_one = |(of, a, _): &(usize, Entry, usize), (other, b, _): &(usize, Entry, usize)| {
+            of == other && a.stored > 0 && b.stored > 0 && a.at == b.at
+        };
+        for unit in self.accused.chunk_by(is_one) {
+            let Some((segment, first, _)) = unit.first() else { continue };
+            let Some(left) = left.get_mut(*segment) else { continue };
+            let judged = unit.iter().map(|(_, entry, number)| (*entry, self.judge.verdict(*number)));
+            let mut living =
+                judged.filter(|(_, lives)| !lives.is_nothing()).map(|(entry, lives)| (entry, lives.clone()));
+            if first.stored == 0 {
+                left.fills.extend(living);
+            } else if let Some(one) = living.next() {
+                left.units.push([one].into_iter().chain(living).collect());
+            }
+        }
     }
 }
 
@@ -165,7 +239,7 @@ impl Writing {
     }
 
     /// Takes over what is left of a unit. What does not match its checksum is not taken anywhere.
-    fn unit(&mut self, segment: &Segment, footer: &Footer, first: &Entry, rest: &Rest) -> Result<()> {
+    fn unit(&mut self, segment: &Segment, pool: &[u32], first: &Entry, rest: &Rest) -> Result<()> {
         if self.frame.is_full_for(rest.parts.len()) {
             self.close_frame()?;
         }
@@ -191,7 +265,7 @@ impl Writing {
                     let crcs: Vec<u32> = bytes.chunks(CRC_CHUNK_BYTES).map(crc32fast::hash).collect();
                     let known = |chunk: usize| match first.has_many_crcs() {
                         false => Some(first.crc),
-                        true => footer.pool.get(index(first.crc.into()) + chunk).copied(),
+                        true => pool.get(index(first.crc.into()) + chunk).copied(),
                     };
                     if !(index(from)..).zip(&crcs).all(|(chunk, crc)| known(chunk) == Some(*crc)) {
                         return Err(lost());
@@ -223,17 +297,16 @@ impl Writing {
 }
 
 /// Versions without stored data, but for what resizes cut off: those come back with their events.
-fn fills(footer: &Footer) -> Vec<Entry> {
+pub(super) fn fills(footer: &Footer) -> impl Iterator<Item = &Entry> {
     let resizes: HashSet<u64> = footer
         .events
         .iter()
         .filter(|event| matches!(event.record.body, Body::Resize { .. }))
         .map(|event| event.seq.number())
         .collect();
-    let is_fill = |entry: &&Entry| entry.stored == 0 && !(entry.rank.base == 0 && resizes.contains(&entry.rank.seq));
-    let mut fills: Vec<Entry> = footer.run.entries().iter().filter(is_fill).copied().collect();
-    fills.sort_unstable_by_key(|entry| (entry.rank, entry.volume, entry.sector));
-    fills
+    let is_fill =
+        move |entry: &&Entry| entry.stored == 0 && !(entry.rank.base == 0 && resizes.contains(&entry.rank.seq));
+    footer.run.entries().iter().filter(is_fill)
 }
 
 fn filled(entry: &Entry, extent: Extent) -> Body {

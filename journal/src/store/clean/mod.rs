@@ -27,6 +27,9 @@ pub use survey::{CompactPlan, Surveyed};
 /// Hears of bytes dealt with; may wait, or stop it.
 pub type Pace<'a> = &'a mut dyn FnMut(u64) -> ControlFlow<()>;
 
+/// Versions heard until it is asked again whether to go on.
+const HEARD_AT_ONCE: usize = 4096;
+
 /// Works on one version of a journal.
 #[derive(Clone, Debug)]
 pub struct Cleaner {
@@ -47,8 +50,9 @@ impl Cleaner {
         Self { version }
     }
 
+    /// The list that says what can be seen. Where it cannot be read nothing is known to be dead.
     fn kept(&self) -> Option<&Arc<Kept>> {
-        self.version.timeline.kept()
+        self.version.timeline.kept().filter(|_| !self.version.has_lost_points)
     }
 
     /// The segments that lie wholly below X, each chain in its order. The newest sealed one is left alone: it says where the order ends.
@@ -83,25 +87,33 @@ impl Cleaner {
             if sealed.number() > upto || sealed.number() <= oldest {
                 continue;
             }
-            segment.footer()?.run.entries().iter().for_each(|entry| judge.hear(entry, sealed.number()));
-            if pace(0).is_break() {
+            let birth = |_: &Entry| sealed.number();
+            if hear(judge, segment.footer()?.run.entries(), birth, pace).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
-        let mut hear = |entries: &[Entry]| entries.iter().for_each(|entry| judge.hear(entry, entry.rank.seq));
+        let birth = |entry: &Entry| entry.rank.seq;
         for segment in self.version.live.iter() {
             let (first, end) = super::version::span(segment);
             // Not from the cache: it is for who reads views.
-            if first <= upto && oldest < end {
-                hear(segment.footer()?.run.entries());
-            }
-            if pace(0).is_break() {
+            if first <= upto && oldest < end && hear(judge, segment.footer()?.run.entries(), birth, pace).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
-        if let Some((_, footers)) = &self.version.tail {
-            footers.iter().for_each(|footer| hear(footer.run.entries()));
+        for footer in self.version.tail.iter().flat_map(|(_, footers)| footers) {
+            if hear(judge, footer.run.entries(), birth, pace).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
         Ok(ControlFlow::Continue(()))
     }
+}
+
+/// Lets these speak, and asks now and then whether to go on.
+fn hear(judge: &mut Judge<'_>, entries: &[Entry], birth: impl Fn(&Entry) -> u64, pace: Pace<'_>) -> ControlFlow<()> {
+    for some in entries.chunks(HEARD_AT_ONCE) {
+        some.iter().for_each(|entry| judge.hear(entry, birth(entry)));
+        pace(0)?;
+    }
+    ControlFlow::Continue(())
 }

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use super::compact::{JUDGED_MAX, fills};
 use super::judge::Judge;
 use super::units::rest;
 use super::{Cleaner, Pace, Thinned};
@@ -20,8 +21,14 @@ const DEAD_PERCENT: u64 = 40;
 const FREED_PART: u64 = 1024;
 /// So many small neighbours are joined although nothing of them is dead.
 const JOINED_MIN: usize = 8;
-/// What a segment takes besides its data and its index.
+/// What a segment takes besides what is in it.
 const FRAME_OF_FILE: u64 = 6 * 1024;
+/// What a version takes besides its data: its record, its rank and its entry.
+const VERSION_BYTES: u64 = 48 + 12 + 56;
+/// What a unit takes besides its bytes: its place, its checksums twice, and its part of the frame.
+const UNIT_BYTES: u64 = 256;
+/// What an event takes: its record and its rank, its record once more in the index, and a short note in both.
+const EVENT_BYTES: u64 = 256;
 
 /// Neighbours that one compacted segment is to stand for.
 #[derive(Clone, Debug)]
@@ -96,6 +103,8 @@ pub struct Surveyed {
 struct Share {
     bytes: u64,
     kept: u64,
+    /// Versions in it.
+    entries: u64,
     is_readable: bool,
 }
 
@@ -111,11 +120,11 @@ impl Cleaner {
         for thinned in chains.iter().flatten() {
             let footer = thinned.segment.footer()?;
             let birth = |entry: &Entry| thinned.sealed.map_or(entry.rank.seq, |sealed| sealed.number());
-            let units: Vec<Vec<(Entry, usize)>> = sample(&footer, each)
-                .into_iter()
-                .map(|unit| unit.into_iter().map(|entry| (entry, judge.accuse(&entry, birth(&entry)))).collect())
-                .collect();
-            samples.push((footer.run.entries().len(), units));
+            let accuse = |entry: Entry| (entry, judge.accuse(&entry, birth(&entry)));
+            samples.push((
+                footer.run.entries().len(),
+                Sample::of(&footer, each, self.kept_events(&footer).count(), accuse),
+            ));
             if pace(0).is_break() {
                 return Ok(None);
             }
@@ -129,7 +138,7 @@ impl Cleaner {
             let looked: Vec<(Share, usize)> = chain
                 .iter()
                 .zip(samples.by_ref())
-                .map(|(thinned, (entries, units))| (share(thinned, &units, &judge), entries))
+                .map(|(thinned, (entries, sample))| (sample.share(thinned, &judge), entries))
                 .collect();
             let shares: Vec<Share> = looked.iter().map(|(share, _)| *share).collect();
             found.bytes += shares.iter().map(|share| share.bytes).sum::<u64>();
@@ -150,36 +159,121 @@ impl Cleaner {
     }
 }
 
-/// Whole units of a segment, evenly from all of it, of about `most` entries.
-fn sample(footer: &Footer, most: usize) -> Vec<Vec<Entry>> {
-    let units = stored_units(footer);
-    let count: usize = units.iter().map(Vec::len).sum();
-    let step = count.div_ceil(most.max(1)).max(1);
-    // Which ones must not depend on a rhythm in how they were written.
-    let is_chosen = |at: usize| step == 1 || (at.wrapping_mul(0x9e37_79b9) >> 7).is_multiple_of(step);
-    units.into_iter().enumerate().filter(|(at, _)| is_chosen(*at)).map(|(_, unit)| unit).collect()
+/// Some versions of a segment, and how much of their kind there is. What is neither a version nor an event is not kept by cleaning.
+struct Sample {
+    units: Vec<Vec<(Entry, usize)>>,
+    fills: Vec<(Entry, usize)>,
+    whole: Amount,
+    /// Bytes of the events that are kept.
+    events: u64,
 }
 
-/// Versions with stored data, by unit, in the order of the file.
-pub(super) fn stored_units(footer: &Footer) -> Vec<Vec<Entry>> {
+/// What there is in a segment, or what is left of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Amount {
+    /// Stored bytes.
+    data: u64,
+    units: u64,
+    /// Versions in units.
+    writes: u64,
+    /// Versions without stored data.
+    fills: u64,
+}
+
+impl Sample {
+    /// Whole units, and fills, evenly from all of a segment: about `most` entries.
+    fn of(footer: &Footer, most: usize, events: usize, mut accuse: impl FnMut(Entry) -> (Entry, usize)) -> Self {
+        let stored = stored(footer);
+        let writes = stored.len();
+        let fills = fills(footer).count();
+        let data = units(&stored).filter_map(<[Entry]>::first).map(|first| u64::from(first.stored)).sum();
+        let whole = Amount { data, units: units(&stored).count() as u64, writes: writes as u64, fills: fills as u64 };
+        let most = if writes == 0 || fills == 0 { most } else { most / 2 };
+        let units = units(&stored).enumerate().filter(|(at, _)| is_chosen(*at, writes, most));
+        Self {
+            units: units.map(|(_, unit)| unit.iter().copied().map(&mut accuse).collect()).collect(),
+            fills: (0..)
+                .zip(self::fills(footer))
+                .filter(|(at, _)| is_chosen(*at, fills, most))
+                .map(|(_, fill)| accuse(*fill))
+                .collect(),
+            whole,
+            events: events as u64 * EVENT_BYTES,
+        }
+    }
+
+    fn share(&self, thinned: &Thinned, judge: &Judge<'_>) -> Share {
+        let bytes = thinned.segment.sealed.map_or(0, |sealed| sealed.file_bytes);
+        let (mut looked, mut left) = (Amount::default(), Amount::default());
+        for unit in &self.units {
+            let Some((first, _)) = unit.first() else { continue };
+            let rest = rest(unit.iter().map(|(entry, number)| (entry, judge.verdict(*number))));
+            looked.add(first.stored.into(), 1, unit.len());
+            left.add(rest.bytes(first), u64::from(!rest.parts.is_empty()), rest.parts.len());
+        }
+        looked.fills = self.fills.len() as u64;
+        left.fills =
+            self.fills.iter().map(|(fill, number)| judge.verdict(*number).parts(fill.extent()).len() as u64).sum();
+        let kept = self.whole.part(&left, &looked).bytes() + self.events;
+        let kept = match thinned.segment.header.replaces {
+            None => kept,
+            // Nothing else is in it: what it takes is known better than what it would take again.
+            Some(_) => scaled(bytes, kept, self.whole.bytes() + self.events),
+        };
+        Share {
+            bytes,
+            kept: (kept + FRAME_OF_FILE).min(bytes),
+            entries: self.whole.writes + self.whole.fills,
+            is_readable: thinned.segment.state == SegmentState::Good,
+        }
+    }
+}
+
+impl Amount {
+    fn add(&mut self, data: u64, units: u64, writes: usize) {
+        self.data += data;
+        self.units += units;
+        self.writes += writes as u64;
+    }
+
+    /// As much of it as is left of what was looked at.
+    fn part(&self, left: &Self, looked: &Self) -> Self {
+        Self {
+            data: scaled(self.data, left.data, looked.data),
+            units: scaled(self.units, left.units, looked.units),
+            writes: scaled(self.writes, left.writes, looked.writes),
+            fills: scaled(self.fills, left.fills, looked.fills),
+        }
+    }
+
+    /// What it takes in a compacted segment, about.
+    fn bytes(&self) -> u64 {
+        self.data + self.units * UNIT_BYTES + (self.writes + self.fills) * VERSION_BYTES
+    }
+}
+
+/// `part / all` of `whole`; the whole where nothing was looked at.
+fn scaled(whole: u64, part: u64, all: u64) -> u64 {
+    let scaled = u128::from(whole) * u128::from(part);
+    scaled.checked_div(u128::from(all)).map_or(whole, |scaled| u64::try_from(scaled).unwrap_or(whole))
+}
+
+/// Whether the one at `at` is of a sample of about `most` of `count`. It must not depend on a rhythm in how they were written.
+fn is_chosen(at: usize, count: usize, most: usize) -> bool {
+    let step = count.div_ceil(most.max(1)).max(1);
+    step == 1 || (at.wrapping_mul(0x9e37_79b9) >> 7).is_multiple_of(step)
+}
+
+/// Versions with stored data, in the order of the file.
+pub(super) fn stored(footer: &Footer) -> Vec<Entry> {
     let mut entries: Vec<Entry> = footer.run.entries().iter().filter(|entry| entry.stored > 0).copied().collect();
     entries.sort_unstable_by_key(|entry| (entry.at, entry.rank, entry.sector));
-    entries.chunk_by(|a, b| a.at == b.at).map(<[Entry]>::to_vec).collect()
+    entries
 }
 
-fn share(thinned: &Thinned, units: &[Vec<(Entry, usize)>], judge: &Judge<'_>) -> Share {
-    let bytes = thinned.segment.sealed.map_or(0, |sealed| sealed.file_bytes);
-    let (mut all, mut left) = (0, 0);
-    for unit in units {
-        let Some((first, _)) = unit.first() else { continue };
-        all += u64::from(first.stored);
-        left += rest(unit.iter().map(|(entry, number)| (entry, judge.verdict(*number)))).bytes(first);
-    }
-    let kept = match all {
-        0 => bytes,
-        _ => (u128::from(bytes) * u128::from(left) / u128::from(all)).try_into().unwrap_or(bytes),
-    };
-    Share { bytes, kept: (kept + FRAME_OF_FILE).min(bytes), is_readable: thinned.segment.state == SegmentState::Good }
+/// By unit.
+pub(super) fn units(stored: &[Entry]) -> impl Iterator<Item = &[Entry]> {
+    stored.chunk_by(|a, b| a.at == b.at)
 }
 
 /// Runs of neighbours that are worth it.
@@ -191,16 +285,17 @@ fn choose(shares: &[Share], segment_bytes: u64) -> Vec<std::ops::Range<usize>> {
     let mut at = 0;
     while let Some(first) = shares.get(at) {
         let begins = first.is_readable && (is_dead(first.bytes, first.kept) || is_small(first));
-        let (mut end, mut bytes, mut kept) = (at, 0, 0);
+        let (mut end, mut bytes, mut kept, mut entries) = (at, 0, 0, 0);
         while let Some(next) = shares.get(end).filter(|_| begins) {
             let joins = next.is_readable
                 && end - at < REPLACED_MAX
-                && (end == at || kept + next.kept <= segment_bytes)
+                && (end == at || kept + next.kept <= segment_bytes && entries + next.entries <= JUDGED_MAX as u64)
                 && (is_dead(next.bytes, next.kept) || is_small(next));
             if !joins {
                 break;
             }
             (end, bytes, kept) = (end + 1, bytes + next.bytes, kept + next.kept);
+            entries += next.entries;
         }
         let is_worth_it = is_dead(bytes, kept) && bytes - kept >= freed_min;
         if end > at && (is_worth_it || end - at >= JOINED_MIN) {
@@ -224,7 +319,9 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     fn shares(list: &[(u64, u64)]) -> Vec<Share> {
-        list.iter().map(|&(bytes, kept)| Share { bytes: bytes * MIB, kept: kept * MIB, is_readable: true }).collect()
+        list.iter()
+            .map(|&(bytes, kept)| Share { bytes: bytes * MIB, kept: kept * MIB, entries: 1000, is_readable: true })
+            .collect()
     }
 
     #[test]
@@ -244,6 +341,15 @@ mod tests {
         assert_eq!(choose(&[(4, 4); 7]), []);
         assert_eq!(choose(&[(4, 4); 8]), [(0, 8)]);
         assert_eq!(choose(&[(64, 0); 40]), [(0, 32), (32, 40)]);
+    }
+
+    #[test]
+    fn a_run_has_no_more_versions_than_are_judged_together() {
+        let mut shares = shares(&[(64, 0); 6]);
+        let most = JUDGED_MAX as u64;
+        let counts = [most / 2, most / 2, 1, most * 5, most, 1];
+        shares.iter_mut().zip(counts).for_each(|(share, entries)| share.entries = entries);
+        assert_eq!(choose(&shares, 64 * MIB), [0..2, 2..3, 3..4, 4..5, 5..6]);
     }
 
     #[test]

@@ -13,6 +13,9 @@ use crate::types::{Seq, WallTime};
 impl Cleaner {
     /// What is to be left by `policy`, if that is less than there is. `pins` are points that something stands on.
     pub fn thinning(&self, policy: &Policy, now: WallTime, pins: &[Seq]) -> Result<Option<Kept>> {
+        if self.version.has_lost_points {
+            return Ok(None);
+        }
         let old = self.kept();
         let Some(upto) = self.upto(policy, now) else { return Ok(None) };
         let timeline = &self.version.timeline;
@@ -35,7 +38,11 @@ impl Cleaner {
             Candidate { point, mark, pinned: pins.contains(&point.seq) }
         };
         let candidates: Vec<Candidate> = points.into_iter().map(candidate).collect();
-        let upto_time = self.version.time_of(upto)?.unwrap_or_default();
+        // After mending there may be no record yet where X is.
+        let upto_time = match old.filter(|old| old.upto == upto) {
+            Some(old) => old.upto_time,
+            None => self.version.time_of(upto)?.unwrap_or_default(),
+        };
         let next = match timeline.stretch_of(upto) {
             Some(_) => Some(upto_time),
             None => timeline.stretches().iter().find(|stretch| stretch.from > upto).map(|stretch| stretch.from_time),

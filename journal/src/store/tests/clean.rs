@@ -9,10 +9,10 @@ use super::super::{Cleaner, Output, Store, View, When};
 use super::history::{GROUP, History, SECTORS, Step, VOLUME};
 use super::model::{Promised, check_view, entropy, open, perform};
 use super::runs::merge;
-use crate::codec::{Body, EpochBegin, KeptPoint};
-use crate::disk::SimDisk;
-use crate::disk::sim::{CrashMode, Rng};
-use crate::error::Result;
+use crate::codec::{Body, ClockKind, EpochBegin, KeptPoint};
+use crate::disk::sim::{CrashMode, ReadFault, Rng};
+use crate::disk::{Disk, Open, SimDisk};
+use crate::error::{ErrorKind, Result};
 use crate::frame::Frame;
 use crate::log::{PointsFile, remove_replaced};
 use crate::retention::{Kept, Policy};
@@ -33,6 +33,8 @@ struct Points {
     /// Marks, and until when they are locked.
     marks: BTreeMap<u64, (String, u64)>,
     is_covered: bool,
+    /// Records that were points once.
+    covered: BTreeSet<u64>,
 }
 
 impl Points {
@@ -52,6 +54,7 @@ impl Points {
                 }
                 if self.is_covered {
                     self.offered.insert(seq);
+                    self.covered.insert(seq);
                 }
             }
         }
@@ -104,7 +107,8 @@ fn clean(store: &mut Store, disk: &SimDisk, rng: &mut Rng) -> Result<usize> {
     let cleaner = Cleaner::new(store.library().now());
     let mut plans = cleaner.everything(|| 1 + rng.below_len(4));
     plans.retain(|_| rng.chance(3, 4));
-    let examined = cleaner.examine(&plans, &mut go_on)?.unwrap();
+    let most = if rng.chance(1, 2) { 1 + rng.below_len(40) } else { 1000 };
+    let examined = cleaner.examine_in(most, &plans, &mut go_on)?.unwrap();
     for one in &examined {
         let output = Output { disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now: WallTime(1) };
         let new = cleaner.compact(one, output, &mut go_on)?.unwrap();
@@ -153,17 +157,24 @@ fn check_offered(store: &Store, history: &History, points: &Points) {
     assert!(marks.iter().eq(points.marks.keys()));
 }
 
-/// A time names the newest point that is left and not after it, or none.
+/// A time names the newest point that is left and not after it; in a gap, none.
 fn check_times(store: &Store, points: &Points, rng: &mut Rng) {
     let version = store.library().now();
     let last = version.head_time().unwrap().0;
-    for _ in 0..20 {
-        let time = rng.below(last + PACE);
+    let records: Vec<u64> = points.times.values().copied().filter(|_| rng.chance(1, 4)).collect();
+    let others: Vec<u64> = (0..20).map(|_| rng.below(last + PACE)).collect();
+    for time in records.into_iter().chain(others) {
         let newest = points.offered.iter().rev().find(|seq| points.times[seq] <= time).copied();
+        let record = points.times.iter().rev().find(|(_, at)| **at <= time).map(|(seq, _)| *seq);
+        let is_gap = record.is_none_or(|seq| !points.covered.contains(&seq));
+        // It begins behind the last point, which only is known where that is left.
+        let may_be_gap = is_gap || record.is_some_and(|seq| !points.covered.contains(&(seq + 1)));
         match version.find(&When::At(WallTime(time))).unwrap() {
-            Ok(point) => assert_eq!(Some(point.seq.number()), newest, "at {time}"),
-            // In a gap there is none.
-            Err(around) => assert_eq!(around.before.map(|(seq, _)| seq.number()), newest, "at {time}"),
+            Ok(point) => assert_eq!((Some(point.seq.number()), is_gap), (newest, false), "at {time}"),
+            Err(around) => {
+                assert!(may_be_gap || newest.is_none() || last < time, "at {time} there is no gap");
+                assert_eq!(around.before.map(|(seq, _)| seq.number()), newest, "at {time}");
+            }
         }
     }
 }
@@ -229,7 +240,7 @@ fn what_is_kept_equals_the_model_and_nothing_else_is_offered() {
             store.log().segments().filter_map(|segment| segment.sealed).map(|sealed| sealed.number.file_name());
         let mut named: Vec<String> = sealed.collect();
         named.sort_unstable();
-        let files = crate::disk::Disk::list(&disk).unwrap();
+        let files = disk.list().unwrap();
         let files: Vec<_> = files.into_iter().filter(|name| name.ends_with(".seg")).collect();
         assert!(files.len() <= named.len() + 2, "files are left over: {files:?}, {named:?}");
     }
@@ -291,6 +302,65 @@ fn run(disk: &SimDisk, seed: u64, told: &mut Vec<Kept>) -> Result<()> {
         clean(&mut store, disk, &mut rng)?;
     }
     store.stop(WallTime(7))
+}
+
+/// Surveys, and does what is worth it.
+fn clean_up(store: &mut Store, disk: &SimDisk) {
+    let cleaner = Cleaner::new(store.library().now());
+    let plans = cleaner.survey(1 << 20, &mut go_on).unwrap().unwrap().plans;
+    let mut rest = plans.as_slice();
+    while !rest.is_empty() {
+        let (batch, later) = rest.split_at(Cleaner::batch(rest));
+        rest = later;
+        for one in &cleaner.examine(batch, &mut go_on).unwrap().unwrap() {
+            let output = Output { disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now: WallTime(1) };
+            let new = cleaner.compact(one, output, &mut go_on).unwrap().unwrap();
+            remove_replaced(disk, &store.replace(new).unwrap()).unwrap();
+        }
+    }
+}
+
+/// Tens of segments of what is no data; among it, some times, a twentieth that is alive.
+#[test]
+fn what_is_no_data_leaves_nothing_behind() {
+    let extent = |at, count| Extent::new(Sector::new(at).unwrap(), Sectors::new(count).unwrap()).unwrap();
+    for (has_fills, has_data) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut history = History::new(3);
+        let mut rng = Rng::new(3);
+        let disk = SimDisk::new(3);
+        let begin = Step::Append(history.frames(1));
+        history.steps.push(begin);
+        history.base();
+        let frames: u64 = if has_fills { 200 } else { 1500 };
+        for n in 0..frames {
+            let mut bodies = vec![Body::Clock(ClockKind::Report), Body::Flush];
+            if has_fills {
+                let place = |rng: &mut Rng| extent(rng.below(80), 1 + rng.below(16));
+                bodies.extend((0..40).map(|_| Body::Discard { volume: VOLUME, extent: place(&mut rng) }));
+                let fill = n.to_le_bytes();
+                bodies.extend((0..40).map(|_| Body::Pattern { volume: VOLUME, extent: place(&mut rng), fill }));
+            }
+            if has_data && n % (frames / 20) == 0 {
+                let mut data = vec![0; 8 * 512];
+                rng.fill(&mut data);
+                history.write(extent(n / (frames / 20) % 12 * 8, 8), data);
+            }
+            let step = Step::Append(vec![history.live(bodies)]);
+            history.steps.extend([step, Step::Sync]);
+        }
+        let mut store = super::model::play(&disk, &history.steps, &mut Promised::default()).unwrap();
+        let now = WallTime(store.library().now().head_time().unwrap().0 + 20 * HOUR);
+        let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
+        let before = store.library().now().bytes();
+        clean_up(&mut store, &disk);
+        let cleaned = store.library().now();
+        // The newest two, and a base, are left alone.
+        let most = if has_data { 200_000 } else { 140_000 };
+        assert!(cleaned.bytes() < most && before > 900_000, "{has_fills} {has_data}: {} of {before}", cleaned.bytes());
+        check_lists(&store, &history, &kept);
+        clean_up(&mut store, &disk);
+        assert_eq!(store.library().now().bytes(), cleaned.bytes(), "nothing is left to do");
+    }
 }
 
 /// Power cuts at every operation of thinning and cleaning: a list that was or one that is, every point of it right, and it goes on.
@@ -366,12 +436,12 @@ fn a_lost_manifest_brings_back_nothing_that_is_gone() {
             }
         }
         drop(store);
-        crate::disk::Disk::remove(&disk, "manifest").unwrap();
+        disk.remove("manifest").unwrap();
         let (store, findings) = open(&disk).unwrap();
         assert!(store.closed().is_some() && !findings.is_empty());
         check_lists(&store, &history, &kept);
         drop(store);
-        let shared: Arc<dyn crate::disk::Disk> = Arc::new(disk.clone());
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
         Store::mend(shared, GROUP, super::model::SEGMENT_BYTES, entropy).unwrap();
         let (store, findings) = open(&disk).unwrap();
         assert_eq!((findings.as_slice(), store.closed()), ([].as_slice(), None), "mended");
@@ -387,6 +457,91 @@ fn check_lists(store: &Store, history: &History, kept: &Kept) {
     check_view(store, history, kept.upto);
 }
 
+/// A compacted segment that is gone or cut short ends the order before it: below it every point that is left is right, and what is beyond is
+/// none, before mending and after, until the place is reached up to which history was thinned.
+#[test]
+fn a_damaged_compacted_segment_ends_the_order_before_it() {
+    let mut partly = 0;
+    for (seed, part) in [(8, 0), (8, 1), (8, 2), (9, 1), (10, 1), (11, 1), (12, 2)] {
+        let case = format!("seed {seed}, part {part}");
+        let history = History::slow(seed, 60, PACE);
+        let disk = SimDisk::new(seed);
+        let mut store = super::model::play(&disk, &history.steps, &mut Promised::default()).unwrap();
+        let now = WallTime(store.library().now().head_time().unwrap().0 + 1);
+        let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
+        clean(&mut store, &disk, &mut Rng::new(1)).unwrap();
+        let is_compacted = |segment: &&Arc<crate::log::Segment>| {
+            let crate::codec::SegmentHeader { kind, replaces, .. } = segment.header;
+            matches!(kind, crate::codec::SegmentKind::Live { .. }) && replaces.is_some()
+        };
+        let lost = store.log().segments().filter(is_compacted).last().unwrap().clone();
+        let crate::codec::SegmentKind::Live { first } = lost.header.kind else { unreachable!() };
+        let frames = lost.footer().unwrap().frames;
+        drop(store);
+        let name = lost.header.number.file_name();
+        match part {
+            0 => Disk::remove(&disk, &name).unwrap(),
+            // In its last frame: what is before can be read.
+            1 => {
+                let file = Disk::open(&disk, &name, Open::Existing).unwrap();
+                file.set_len(frames.last().unwrap().at + 100).unwrap();
+                partly += usize::from(frames.len() > 1);
+            }
+            // The index, and the header of its last frame.
+            _ => {
+                disk.flip_bit(&name, 8 * (lost.sealed.unwrap().file_bytes - 20)).unwrap();
+                let header = frames.last().unwrap().at + crate::codec::ENVELOPE_BYTES as u64;
+                disk.flip_bit(&name, 8 * (header + 20)).unwrap();
+                partly += usize::from(frames.len() > 1);
+            }
+        }
+        let end = first.before();
+        let mut points = Points::default();
+        for step in &history.steps {
+            if let Step::Append(frames) = step {
+                points.hear(frames);
+            }
+        }
+        points.offered.retain(|&seq| Seq::new(seq).is_some_and(|seq| Some(seq) <= end && kept.offers(seq)));
+        points.marks.retain(|seq, _| points.offered.contains(seq));
+        let (store, findings) = open(&disk).unwrap();
+        assert!(store.closed().is_some() && findings.iter().any(|one| !one.mended), "{case}: {findings:?}");
+        assert_eq!(store.head().map(|head| head.seq), end, "{case}");
+        if end.is_some() {
+            check_offered(&store, &history, &points);
+            check_times(&store, &points, &mut Rng::new(seed));
+        }
+        drop(store);
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        Store::mend(shared, GROUP, super::model::SEGMENT_BYTES, entropy).unwrap();
+        let (mut store, findings) = open(&disk).unwrap();
+        // A base that was cleaned and does not count any more is dropped.
+        assert!(store.closed().is_none() && findings.iter().all(|one| one.mended), "{case}: {findings:?}");
+        assert_eq!(store.head().map(|head| head.seq), end, "{case}");
+        if let Some(end) = end {
+            check_offered(&store, &history, &points);
+            let version = store.library().now();
+            // A source can be compared with what there is, whether or not it is offered.
+            assert!(version.view_to_compare(end).is_ok(), "{case}");
+            let later = Cleaner::new(version).thinning(&rule(), WallTime(now.0 + HOUR), &[]).unwrap();
+            let is_same = |later: &Kept| (later.upto, later.upto_time) == (kept.upto, kept.upto_time);
+            assert!(later.is_none_or(|later| is_same(&later)), "{case}");
+        }
+        super::crash::go_on(&mut store, &history, &case);
+        let left = points.offered.clone();
+        let mut points = Points::default();
+        for step in &history.steps {
+            if let Step::Append(frames) = step {
+                points.hear(frames);
+            }
+        }
+        points.offered.retain(|seq| *seq >= kept.upto.number() || left.contains(seq));
+        points.marks.retain(|seq, _| points.offered.contains(seq));
+        check_offered(&store, &history, &points);
+    }
+    assert!(partly > 3, "{partly} were readable in part");
+}
+
 /// A list that cannot be read is told, nothing before it is offered, and nothing is thinned or cleaned on top of it.
 #[test]
 fn a_damaged_list_is_damage() {
@@ -395,17 +550,79 @@ fn a_damaged_list_is_damage() {
     let mut store = super::model::play(&disk, &history.steps, &mut Promised::default()).unwrap();
     let now = WallTime(store.library().now().head_time().unwrap().0 + 1);
     let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
+    let before = Cleaner::new(store.library().now());
+    let plans = before.everything(|| 2);
+    let examined = before.examine(&plans, &mut go_on).unwrap().unwrap();
+    let output = Output { disk: &disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now };
+    let new = before.compact(&examined[0], output, &mut go_on).unwrap().unwrap();
+    remove_replaced(&disk, &store.replace(new).unwrap()).unwrap();
     drop(store);
-    let files = crate::disk::Disk::list(&disk).unwrap();
+    let files = disk.list().unwrap();
     let name = files.iter().find(|name| name.ends_with(".points")).unwrap();
     disk.flip_bit(name, 8 * 520).unwrap();
     let (mut store, findings) = open(&disk).unwrap();
     assert!(findings.iter().any(|finding| !finding.mended && finding.place == "points"), "{findings:?}");
     let version = store.library().now();
     assert!(kept.points.iter().all(|point| version.find(&When::Seq(point.seq)).unwrap().is_err()));
+    // What was not thinned is offered as before.
+    assert_eq!(version.timeline().kept().map(|known| known.upto), Some(kept.upto));
     check_view(&store, &history, kept.upto);
     let later = WallTime(now.0 + 20 * HOUR);
     let _ = version.find(&When::At(WallTime(1))).unwrap().unwrap_err();
-    assert!(thin(&mut store, &disk, &rule(), later, &[]).is_err() || store.closed().is_none());
+    assert_eq!(thin(&mut store, &disk, &rule(), later, &[]).unwrap(), None);
+    let cleaner = Cleaner::new(store.library().now());
+    let surveyed = cleaner.survey(super::model::SEGMENT_BYTES, &mut go_on).unwrap().unwrap();
+    assert!(surveyed.plans.is_empty() && cleaner.everything(|| 3).is_empty());
+    assert!(cleaner.examine(&plans, &mut go_on).unwrap().unwrap().is_empty());
+    // Not even what was written by a list that could be read.
+    let output = Output { disk: &disk, number: store.take_number(SegmentNo(0)), salt: entropy(), now };
+    let new = before.compact(&examined[1], output, &mut go_on).unwrap().unwrap();
+    assert_eq!(store.replace(new).unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(store.closed(), None, "what comes in is taken");
+}
+
+/// A file that is there already under the name of a new one is somebody else's: what cannot be made removes nothing.
+#[test]
+fn a_file_of_somebody_else_is_left_alone() {
+    let history = History::slow(6, 60, PACE);
+    let disk = SimDisk::new(6);
+    let mut store = super::model::play(&disk, &history.steps, &mut Promised::default()).unwrap();
+    let now = WallTime(store.library().now().head_time().unwrap().0 + 1);
+    let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
+    let number = store.take_number(SegmentNo(0));
+    let names = [number.file_name(), number.points_name()];
+    for name in &names {
+        drop(disk.open(name, Open::CreateNew).unwrap());
+    }
+    let cleaner = Cleaner::new(store.library().now());
+    let examined = cleaner.examine(&cleaner.everything(|| 3), &mut go_on).unwrap().unwrap();
+    let output = Output { disk: &disk, number, salt: entropy(), now };
+    cleaner.compact(&examined[0], output, &mut go_on).unwrap_err();
+    PointsFile::write(&disk, GROUP, number, kept).unwrap_err();
+    let files = disk.list().unwrap();
+    assert!(names.iter().all(|name| files.contains(name)), "{files:?}");
+}
+
+/// A disk that fails while a list is read has not damaged it: the journal does not open, and the list counts once the disk works again.
+#[test]
+fn a_disk_that_fails_loses_no_list() {
+    let history = History::slow(7, 60, PACE);
+    let disk = SimDisk::new(7);
+    let mut store = super::model::play(&disk, &history.steps, &mut Promised::default()).unwrap();
+    let now = WallTime(store.library().now().head_time().unwrap().0 + 1);
+    let kept = thin(&mut store, &disk, &rule(), now, &[]).unwrap().unwrap();
+    store.stop(now).unwrap();
+    drop(store);
+    let mut refused = 0;
+    for read in 1..8 {
+        disk.fail_nth_read(disk.reads() + read, ReadFault::Io);
+        match open(&disk) {
+            Ok((store, _)) => assert!(!store.library().now().has_lost_points(), "read {read}"),
+            Err(error) => refused += usize::from(error.kind() == ErrorKind::Io),
+        }
+    }
+    assert!(refused > 0);
+    while open(&disk).is_err() {}
+    let (store, _) = open(&disk).unwrap();
+    assert_eq!(store.library().now().timeline().kept().map(|known| &**known), Some(&kept));
 }

@@ -117,7 +117,7 @@ impl History {
     }
 
     /// A base: some frames, made durable, sealed in the order, with live frames in between.
-    fn base(&mut self) {
+    pub(super) fn base(&mut self) {
         let (resync, frames) = self.base_frames();
         let last = frames.last().map(|frame| (frame.head(), frame.header().number.number()));
         self.steps.push(Step::Base(resync, frames));
@@ -219,12 +219,13 @@ impl History {
         self.close()
     }
 
-    fn live(&mut self, bodies: Vec<Body>) -> Frame {
+    /// A frame of these.
+    pub(super) fn live(&mut self, bodies: Vec<Body>) -> Frame {
         bodies.into_iter().for_each(|body| self.push(body));
         self.close()
     }
 
-    fn write(&mut self, extent: Extent, data: Vec<u8>) {
+    pub(super) fn write(&mut self, extent: Extent, data: Vec<u8>) {
         self.builder.write(WallTime(self.time), VOLUME, extent, &data);
         self.record(Some((extent, data)));
     }
