@@ -1,6 +1,6 @@
 //! Which parts of versions nobody can see. Pure: entries in, what lives out.
 //!
-//! A version that counts from b on is asked of first at p = [`Kept::sees`](b). What another one of higher rank, that counts from p or before, covers
+//! A version that counts from b on is asked of first at p = `Kept::sees(b)`. What another one of higher rank, that counts from p or before, covers
 //! there is never seen again.
 
 use crate::index::{Entry, Rank};
