@@ -1,6 +1,7 @@
 //! The store against a model, against crashes at every operation, and against disks that fail or lie.
 
 mod clean;
+mod clean_damage;
 mod crash;
 mod failed_sync;
 mod faults;
