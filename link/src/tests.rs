@@ -14,6 +14,7 @@ use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint};
 
 use super::*;
+use crate::endpoint::STREAMS_TO_AGENT;
 
 const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
@@ -353,13 +354,17 @@ async fn a_clean_close_is_no_refusal() {
 }
 
 #[tokio::test]
-async fn a_receiver_cannot_open_streams() {
+async fn a_receiver_opens_as_many_streams_as_there_may_be_groups() {
     let pair = Pair::new();
     let (_connection, peer) = pair.connected(Purpose::Session).await;
-    // What is allowed was settled in the handshake: if there were a stream to open, it would be there at once.
+    let mut open = Vec::new();
+    for _ in 0..STREAMS_TO_AGENT {
+        open.push(peer.connection.open_bi().await.unwrap());
+    }
+    // What is allowed was settled in the handshake: if there were another one to open, it would be there at once.
     tokio::select! {
         biased;
-        _ = peer.connection.open_bi() => panic!("the agent allows none"),
+        _ = peer.connection.open_bi() => panic!("the agent allows no more"),
         () = tokio::task::yield_now() => {}
     }
 }
