@@ -16,7 +16,7 @@ lint:
 demo:
     cargo run --release -- demo
 
-# Every planted mistake; `just check` takes a third, and what the last changes touch.
+# Every planted mistake; `just check` takes those of tests/planted/in-ci.
 planted:
     tests/planted.sh
 
